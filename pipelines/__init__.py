@@ -1,0 +1,1 @@
+"""Finite jobs: dataset, train, evaluate, promote, one folder a system."""

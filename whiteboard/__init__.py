@@ -1,0 +1,1 @@
+"""Whiteboard: the ML system-design interview as running code. One file here is one box on the whiteboard."""

@@ -1,0 +1,187 @@
+"""The features of a card payment, declared once: the online fold, the online value and the SQL come from these lines.
+
+    whiteboard fraud features          the list, with what each means
+    whiteboard fraud features --sql    the DuckDB SQL that computes them point in time
+
+Customer features come from the customer's own transactions, terminal features from the terminal's transactions and
+from the *labels* of its transactions, as they become known (the label stream, days after the payment).
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from math import floor, nan
+from typing import Any
+
+from whiteboard.fraud.events import LABELS, TRANSACTIONS, Transaction
+from whiteboard.windows import (
+    DAY,
+    HOUR,
+    MINUTE,
+    EntityFold,
+    Measure,
+    RunAge,
+    SinceLast,
+    Stream,
+    Window,
+    WindowFeature,
+)
+from whiteboard.windows_sql import Visibility, feature_columns, joins, rows_sql, stream_sql
+
+LARGE_AMOUNT = 220.0  # above it the amount alone gives a fraud away (first fraud pattern of the Handbook's world)
+NIGHT_ENDS_H = 6  # hours 0–6 are night, as in the Handbook
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_HOUR_1 = Window("1h", HOUR, 5 * MINUTE)
+_DAY_1 = Window("1d", DAY, HOUR)
+_DAYS_7 = Window("7d", 7 * DAY, DAY)
+_DAYS_28 = Window("28d", 28 * DAY, DAY)
+_DAYS_30 = Window("30d", 30 * DAY, DAY)
+_RUN = Window("45d", 45 * DAY, DAY)  # a compromise of 28 days, a label delay of 7, and slack
+
+
+def micros(moment: datetime) -> int:
+    """Microseconds since the Unix epoch, exactly (no float on the way).
+
+    >>> micros(datetime(1970, 1, 2, tzinfo=UTC)) == DAY
+    True
+    """
+    delta = moment - _EPOCH
+    return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
+
+
+def _cents(event: Transaction) -> int:
+    return floor(event.amount * 100 + 0.5)
+
+
+def _windowed(prefix: str, windows: Sequence[Window], **of: Any) -> tuple[WindowFeature, ...]:
+    return tuple(WindowFeature(f"{prefix}_{w.name}", w, **of) for w in windows)
+
+
+_VELOCITY = (_HOUR_1, _DAY_1, _DAYS_7, _DAYS_30)
+_KNOWN = (_DAY_1, _DAYS_7, _DAYS_28)
+
+CUSTOMER = Stream(
+    name="customer_transactions",
+    topic=TRANSACTIONS,
+    entity="customer",
+    time=lambda e: micros(e.event_timestamp),
+    time_sql="epoch_us(event_timestamp)",
+    measures=(Measure("cents", _cents, "floor(amount * 100 + 0.5)::BIGINT", scale=100),),
+    features=(
+        *_windowed("customer_count", _VELOCITY),
+        *_windowed("customer_mean", _VELOCITY, function="mean", measure="cents"),
+        WindowFeature("customer_std_30d", _DAYS_30, "std", "cents"),
+        SinceLast("seconds_since_customer_last", cap=30 * DAY),
+    ),
+)
+TERMINAL = Stream(
+    name="terminal_transactions",
+    topic=TRANSACTIONS,
+    entity="terminal",
+    time=lambda e: micros(e.event_timestamp),
+    time_sql="epoch_us(event_timestamp)",
+    measures=(),
+    features=_windowed("terminal_count", _VELOCITY),
+)
+TERMINAL_LABELS = Stream(  # placed by when the label became known
+    name="terminal_labels",
+    topic=LABELS,
+    entity="terminal",
+    time=lambda e: micros(e.event_timestamp),
+    time_sql="epoch_us(event_timestamp)",
+    measures=(Measure("fraud", lambda e: int(e.is_fraud), "is_fraud::BIGINT"),),
+    features=(
+        *_windowed("terminal_fraud_count", _KNOWN, function="sum", measure="fraud"),
+        *_windowed("terminal_fraud_rate", _KNOWN, function="mean", measure="fraud"),
+    ),
+)
+TERMINAL_LABELLED_DAYS = Stream(  # the same labels placed by the day of the payment: is a run of frauds going on?
+    name="terminal_labelled_days",
+    topic=LABELS,
+    entity="terminal",
+    time=lambda e: micros(e.transaction_timestamp),
+    time_sql="epoch_us(transaction_timestamp)",
+    measures=(
+        Measure("legitimate", lambda e: int(not e.is_fraud), "(NOT is_fraud)::BIGINT"),
+        Measure("fraud", lambda e: int(e.is_fraud), "is_fraud::BIGINT"),
+        Measure(
+            "unexplained",
+            lambda e: int(e.is_fraud and e.amount <= LARGE_AMOUNT),
+            f"(is_fraud AND amount <= {LARGE_AMOUNT})::BIGINT",
+        ),
+    ),
+    features=(
+        RunAge("terminal_run_days", _RUN, mark="fraud", stop="legitimate"),
+        RunAge("terminal_unexplained_run_days", _RUN, mark="unexplained", stop="legitimate"),
+    ),
+)
+
+STREAMS = (CUSTOMER, TERMINAL, TERMINAL_LABELS, TERMINAL_LABELLED_DAYS)
+CUSTOMER_FOLD = EntityFold("customer", (CUSTOMER,))
+TERMINAL_FOLD = EntityFold("terminal", (TERMINAL, TERMINAL_LABELS, TERMINAL_LABELLED_DAYS))
+
+# Features of the payment itself and of it against the windows, as SQL; `_derived` is the same in Python.
+_DERIVED_SQL = {
+    "amount": "rows.amount",
+    "is_night": f"(rows.t // {HOUR} % 24 <= {NIGHT_ENDS_H})::INTEGER::DOUBLE",
+    "is_weekend": f"((rows.t // {DAY} + 3) % 7 >= 5)::INTEGER::DOUBLE",  # 1970-01-01 was a Thursday
+    "amount_to_mean": "rows.amount / nullif(customer_mean_30d, 0)",
+    "amount_zscore": "(rows.amount - customer_mean_30d) / (customer_std_30d + 1)",
+}
+FEATURES: tuple[str, ...] = (*_DERIVED_SQL, *CUSTOMER_FOLD.features, *TERMINAL_FOLD.features)
+
+
+def _derived(amount: float, t: int, values: dict[str, float]) -> dict[str, float]:
+    mean, std = values["customer_mean_30d"], values["customer_std_30d"]
+    return {
+        "amount": amount,
+        "is_night": float(t // HOUR % 24 <= NIGHT_ENDS_H),
+        "is_weekend": float((t // DAY + 3) % 7 >= 5),  # noqa: PLR2004 - Saturday is 5
+        "amount_to_mean": amount / mean if mean != 0 else nan,
+        "amount_zscore": (amount - mean) / (std + 1),  # + 1 unit of money: a card with equal amounts has no spread
+    }
+
+
+def online_values(amount: float, t_us: int, customer: bytes | None, terminal: bytes | None) -> dict[str, float]:
+    """Every feature of a payment of `amount` at `t_us`, from the rows of the online store; NaN where undefined.
+
+    `None` stands for an entity that was never seen. Raises LateEventError when `t_us` lies too far behind a row.
+    """
+    values = CUSTOMER_FOLD.values(CUSTOMER_FOLD.decode(customer), t_us)
+    derived = _derived(amount, t_us, values)
+    return derived | values | TERMINAL_FOLD.values(TERMINAL_FOLD.decode(terminal), t_us)
+
+
+def watermarks(customer: bytes | None, terminal: bytes | None) -> dict[str, dict[str, tuple[int, dict[str, int]]]]:
+    """Which events the two rows hold: entity → source topic → (epoch, {partition: last offset}), as decisions log it."""
+    rows = {"customer": CUSTOMER_FOLD.decode(customer), "terminal": TERMINAL_FOLD.decode(terminal)}
+    return {
+        entity: {
+            topic: (epoch, {str(partition): offset for partition, offset in offsets.items()})
+            for topic, (epoch, offsets) in row.watermark.items()
+        }
+        for entity, row in rows.items()
+    }
+
+
+def point_in_time_sql(rows: str, transactions: str, labels: str, visibility: Visibility) -> str:
+    """DuckDB SQL with one result row for each row of `rows`: its keys and timestamps, then FEATURES, all DOUBLE.
+
+    `rows` is a relation with transaction_id, customer_id, terminal_id, amount, event_timestamp, created_timestamp and,
+    for visibility "watermark", the `watermarks` of Decision as JSON. `transactions` and `labels` are relations of the
+    lake. Undefined features are NaN.
+    """
+    ctes = [rows_sql(rows, STREAMS, ("customer_id", "terminal_id"), visibility)]
+    relations = {TRANSACTIONS: transactions, LABELS: labels}
+    ctes += [stream_sql(s, f"{s.entity}_id", relations[s.topic], visibility) for s in STREAMS]
+    folded = [c for s in STREAMS for c in feature_columns(s)]
+    joined = [j for s in STREAMS for j in joins(s)]
+    ctes.append(
+        "folded AS (\n    SELECT rows.*" + "".join(f",\n           {c}" for c in folded) + "\n    FROM rows\n    "
+        + "\n    ".join(joined) + "\n)"
+    )  # fmt: skip
+    derived = [f"coalesce({sql}, 'nan'::DOUBLE) AS {name}" for name, sql in _DERIVED_SQL.items()]
+    keys = "transaction_id, customer_id, terminal_id, event_timestamp, created_timestamp"
+    others = ", ".join(name for name in FEATURES if name not in _DERIVED_SQL)
+    columns = ",\n       ".join(d.replace("rows.", "folded.") for d in derived)
+    return "WITH " + ",\n".join(ctes) + f"\nSELECT {keys},\n       {columns},\n       {others}\nFROM folded\n"

@@ -1,0 +1,76 @@
+"""Every knob in one typed class, built once in an entry point and handed down.
+
+Each field is an environment variable with the prefix `WHITEBOARD_`, e.g. `WHITEBOARD_KAFKA_BOOTSTRAP=kafka:9092`,
+or a line of `.env`. The embedded stack and Compose differ in these values only.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """All settings of a process."""
+
+    model_config = SettingsConfigDict(env_prefix="WHITEBOARD_", env_file=".env", extra="ignore", frozen=True)
+
+    env: Literal["development", "production"] = "development"
+    home: Path = Field(Path(".whiteboard"), description="where all state lives; may be deleted")
+
+    kafka_bootstrap: str = Field("", description="broker(s) to use; empty: the embedded broker of this home")
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
+    kafka_sasl_username: str | None = None
+    kafka_sasl_password: SecretStr | None = None
+    kafka_ssl_cafile: Path | None = None
+    kafka_ssl_certfile: Path | None = None
+    kafka_ssl_keyfile: Path | None = None
+    kafka_ssl_check_hostname: bool = True
+    kafka_compression: Literal["none", "gzip", "lz4"] = "lz4"
+    kafka_partitions: int = Field(4, ge=1, le=1000)
+    kafka_replication_factor: int = Field(1, ge=1, le=9)
+
+    online_store: Literal["sqlite", "redis"] = "sqlite"
+    redis_connection: str = Field("127.0.0.1:6379", description="host:port[,password=…] as Feast takes it")
+
+    mlflow_tracking_uri: str = Field("", description="empty: SQLite below the home")
+    model_poll_s: float = Field(1.0, gt=0, description="how often a service asks whether the champion alias moved")
+
+    @property
+    def lake_dir(self) -> Path:
+        return self.home / "lake"
+
+    @property
+    def feast_dir(self) -> Path:
+        return self.home / "feast"
+
+    @property
+    def mlflow_dir(self) -> Path:
+        return self.home / "mlflow"
+
+    @property
+    def logs_dir(self) -> Path:
+        return self.home / "logs"
+
+    @property
+    def monitor_dir(self) -> Path:
+        return self.home / "monitor"
+
+    @property
+    def report_dir(self) -> Path:
+        return self.home / "report"
+
+    @property
+    def tracking_uri(self) -> str:
+        """The MLflow tracking URI; SQLite below the home unless one is set (the file store is refused by MLflow 3)."""
+        return self.mlflow_tracking_uri or f"sqlite:///{(self.mlflow_dir / 'mlflow.db').resolve()}"
+
+    def environment(self) -> dict[str, str]:
+        """The environment variables that give a child process these same settings."""
+        plain = self.model_dump(mode="json", exclude_none=True, exclude={"kafka_sasl_password"})
+        if self.kafka_sasl_password is not None:
+            plain["kafka_sasl_password"] = self.kafka_sasl_password.get_secret_value()
+        plain["home"] = str(self.home.resolve())
+        return {f"WHITEBOARD_{name.upper()}": str(value) for name, value in plain.items()}

@@ -1,0 +1,164 @@
+"""The offline executor: the same feature declarations as DuckDB SQL over the lake, written to be read.
+
+`point_in_time_sql` gives one statement: a CTE for the rows to score, one for each stream of events, and a join of both
+with one FILTER per window. `whiteboard fraud features --sql` prints it. A row sees an event
+
+* "created": if the event became known before the row did (created_timestamp), for training sets. An event that
+  happened earlier but arrived later is not seen: late events do not leak;
+* "watermark": if the event's offset is within the watermark that the decision logged, for the parity check.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from whiteboard.windows import DAY, HOUR, MINUTE, PARTIALS, SECOND, Feature, RunAge, SinceLast, Stream, Window, WindowFeature
+
+Visibility = Literal["created", "watermark"]
+
+
+def span_name(span: int) -> str:
+    """A span in µs as a short name.
+
+    >>> span_name(5 * MINUTE), span_name(DAY)
+    ('5m', '1d')
+    """
+    for unit, letter in ((DAY, "d"), (HOUR, "h"), (MINUTE, "m"), (SECOND, "s")):
+        if span % unit == 0:
+            return f"{span // unit}{letter}"
+    return f"{span}us"
+
+
+def rows_sql(relation: str, streams: Sequence[Stream], keys: Sequence[str], visibility: Visibility) -> str:
+    """The CTE `rows`: what is to be scored, its time in µs, and the tiles that each window spans at that time."""
+    windows = {w: None for s in streams for w in _windows(s)}
+    bounds = [
+        f"(epoch_us(event_timestamp) - {w.length}) // {w.hop} AS first_{w.name}, "
+        f"epoch_us(event_timestamp) // {w.hop} AS last_{w.name}  -- in tiles of {span_name(w.hop)}"
+        for w in windows
+    ]
+    if visibility == "watermark":
+        for entity, topic in {(s.entity, s.topic): None for s in streams}:
+            path = f"json_extract(watermarks, '$.{entity}.\"{topic}\"')"
+            bounds.append(f"({path}->>0)::INTEGER AS {_mark(entity, topic)}_epoch")
+            bounds.append(f"from_json({path}->1, '\"MAP(VARCHAR, BIGINT)\"') AS {_mark(entity, topic)}_offsets")
+    columns = ["row_number() OVER () AS row_id", "transaction_id", *keys, "amount", "event_timestamp"]
+    columns += ["created_timestamp", "epoch_us(event_timestamp) AS t"]
+    return _cte("rows", [", ".join(columns), *bounds], f"FROM {relation}")
+
+
+def stream_sql(stream: Stream, key: str, relation: str, visibility: Visibility) -> str:
+    """The CTEs of one stream: its events with their tile numbers, and per row the partial aggregates of each window."""
+    seen_by = "created_timestamp" if visibility == "created" else 'epoch, partition, "offset"'
+    columns = [f"{key}, {seen_by}, {stream.time_sql} AS t"]
+    columns += [f"{stream.time_sql} // {hop} AS tile_{span_name(hop)}" for hop in stream.partials]
+    columns += [f"{m.sql} AS {m.name}" for m in stream.measures]
+    events = _cte(f"{stream.name}_events", columns, f"FROM {relation}")
+    widest = max(_windows(stream), key=lambda w: w.length)
+    partials = {line: None for feature in stream.features for line in _partials(feature)}
+    folded = _cte(
+        stream.name,
+        ["r.row_id", *partials],
+        f"FROM rows r JOIN {stream.name}_events e\n      ON e.{key} = r.{key} AND {_visible(stream, visibility)}\n"
+        f"     AND e.tile_{span_name(widest.hop)} >= r.first_{widest.name}\n    GROUP BY r.row_id",
+    )
+    runs = [_run(f, stream, key, visibility) for f in stream.features if isinstance(f, RunAge)]
+    return ",\n".join([events, folded, *runs])
+
+
+def feature_columns(stream: Stream) -> list[str]:
+    """The select expressions that give the stream's features for a row, also where no event was seen."""
+    return [f"{_value(feature, stream)} AS {feature.name}" for feature in stream.features]
+
+
+def joins(stream: Stream) -> list[str]:
+    """The joins that bring the stream's CTEs to `rows`."""
+    names = [stream.name, *(f"{f.name}_run" for f in stream.features if isinstance(f, RunAge))]
+    return [f"LEFT JOIN {name} USING (row_id)" for name in names]
+
+
+def _cte(name: str, columns: Sequence[str], source: str) -> str:
+    """A CTE with one column a line; a comment ("  -- …") stays at the end of its line."""
+    lines = [column.partition("  -- ") for column in columns]
+    last = len(lines) - 1
+    text = "\n           ".join(
+        code + ("," if i < last else "") + (mark + note if note else "") for i, (code, mark, note) in enumerate(lines)
+    )
+    return f"{name} AS (\n    SELECT {text}\n    {source}\n)"
+
+
+def _windows(stream: Stream) -> list[Window]:
+    """The distinct windows of a stream; a SinceLast looks back as far as the widest of them."""
+    return list({f.window: None for f in stream.features if not isinstance(f, SinceLast)})
+
+
+def _mark(entity: str, topic: str) -> str:
+    return f"{entity}_{topic.split('.')[-1].replace('-', '_')}"
+
+
+def _visible(stream: Stream, visibility: Visibility) -> str:
+    if visibility == "created":
+        return "e.created_timestamp < r.created_timestamp"
+    mark = f"r.{_mark(stream.entity, stream.topic)}"
+    return (
+        f"(e.epoch < {mark}_epoch OR e.epoch = {mark}_epoch "
+        f'AND e."offset" <= coalesce({mark}_offsets[e.partition::VARCHAR], -1))'
+    )
+
+
+def _within(window: Window) -> str:
+    return f"e.tile_{span_name(window.hop)} BETWEEN r.first_{window.name} AND r.last_{window.name}"
+
+
+def _partials(feature: Feature) -> list[str]:
+    """The aggregates over a window's tiles that `feature` needs: what a tile holds online."""
+    if isinstance(feature, SinceLast):
+        return ["max(e.t) AS newest"]
+    window = feature.window
+    if isinstance(feature, RunAge):
+        last_stop = f"max(e.tile_{span_name(window.hop)}) FILTER ({_within(window)} AND e.{feature.stop} = 1)"
+        return [f"{last_stop} AS last_{feature.stop}"]
+    aggregates = {"count": "count(*)"} | {
+        kind: f"sum(e.{feature.measure}::HUGEINT * e.{feature.measure})" if kind == "squares" else f"{kind}(e.{feature.measure})"
+        for kind in PARTIALS[feature.function]
+    }
+    return [
+        f"{sql} FILTER ({_within(window)}) AS {_partial(kind, feature)}" for kind, sql in aggregates.items()
+    ]
+
+
+def _partial(kind: str, feature: WindowFeature) -> str:
+    return f"count_{feature.window.name}" if kind == "count" else f"{feature.measure}_{kind}_{feature.window.name}"
+
+
+def _run(feature: RunAge, stream: Stream, key: str, visibility: Visibility) -> str:
+    tile = f"e.tile_{span_name(feature.window.hop)}"
+    return _cte(
+        f"{feature.name}_run",
+        ["row_id", f"any_value(r.last_{feature.window.name}) - min({tile}) AS days"],
+        f"FROM rows r JOIN {stream.name} USING (row_id) JOIN {stream.name}_events e\n"
+        f"      ON e.{key} = r.{key} AND {_visible(stream, visibility)}\n"
+        f"     AND e.{feature.mark} = 1 AND {_within(feature.window)} AND {tile} > coalesce(last_{feature.stop}, -1)\n"
+        "    GROUP BY row_id",
+    )
+
+
+def _value(feature: Feature, stream: Stream) -> str:
+    """The feature from its partials: 0 for a count or sum of nothing, the cap for SinceLast, NaN for the rest."""
+    if isinstance(feature, RunAge):
+        return f"coalesce({feature.name}_run.days::DOUBLE, 'nan')"
+    if isinstance(feature, SinceLast):
+        since = f"t - coalesce({stream.name}.newest, t - {feature.cap})"
+        return f"least(greatest({since}, 0), {feature.cap})::DOUBLE / {SECOND}"
+    count, *others = (f"{stream.name}.{_partial(kind, feature)}" for kind in ("count", *PARTIALS[feature.function]))
+    match feature.function:
+        case "count":
+            return f"coalesce({count}, 0)::DOUBLE"
+        case "sum":
+            return f"coalesce({others[0]}, 0)::DOUBLE / {stream.measure(feature.measure).scale}"
+        case "mean":
+            value = others[0]
+        case "std":  # in integers of 128 bits, so that no spread is exactly 0
+            value = f"sqrt(greatest({count} * {others[1]} - {others[0]} * {others[0]}, 0)::DOUBLE)"
+        case "min" | "max":
+            return f"coalesce({others[0]}::DOUBLE / {stream.measure(feature.measure).scale}, 'nan')"
+    return f"coalesce({value}::DOUBLE / nullif({count} * {stream.measure(feature.measure).scale}, 0)::DOUBLE, 'nan')"
