@@ -119,14 +119,16 @@ class FeatureStore:
     def training_set(self, entities: "pd.DataFrame", service: str) -> "pd.DataFrame":
         """`entities` (the join keys and event_timestamp, and any label columns) with the features of `service`.
 
-        A point-in-time join by Feast's `get_historical_features`. Raises FeatureStoreError if a row was lost or
-        doubled.
+        A point-in-time join by Feast's `get_historical_features`. Raises FeatureStoreError for a transaction asked for
+        twice (their features would be joined crosswise), and if a row was lost or doubled.
         """
+        if (doubled := entities["transaction_id"].duplicated()).any():
+            example = entities["transaction_id"][doubled].iloc[0]
+            raise FeatureStoreError(f"transaction_id {example!r} is asked for twice: it must be unique; drop one row")
         joined = self.feast.get_historical_features(entities, self.feast.get_feature_service(service)).to_df()
         if len(joined) != len(entities):
             raise FeatureStoreError(
-                f"Feast joined {len(entities)} rows of {service} into {len(joined)}: "
-                "transaction_id must be unique in the rows asked for"
+                f"Feast joined {len(entities)} rows of {service} into {len(joined)}; build the dataset anew"
             )
         return joined
 

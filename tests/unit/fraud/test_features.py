@@ -258,6 +258,14 @@ def test_row_keeps_a_bounded_number_of_tiles() -> None:
     assert max(sizes[2000:]) <= max(sizes[:2000]) + 8
 
 
+def test_oldest_tile_that_a_late_request_may_need_is_still_there() -> None:
+    """An event 30 days before a request that itself comes as late as is allowed counts in the 30-day window."""
+    row, asked = CUSTOMER_FOLD.decode(None), START + timedelta(days=30)
+    CUSTOMER_FOLD.fold(row, transaction(), TRANSACTIONS, 0, 0, 0)
+    CUSTOMER_FOLD.fold(row, transaction(event_timestamp=asked + timedelta(days=1)), TRANSACTIONS, 0, 0, 1)
+    assert CUSTOMER_FOLD.values(row, int(asked.timestamp()) * 1_000_000)["customer_count_30d"] == 1
+
+
 def test_time_too_far_behind_the_newest_event_is_refused_by_name() -> None:
     row = CUSTOMER_FOLD.decode(None)
     CUSTOMER_FOLD.fold(row, transaction(), TRANSACTIONS, 0, 0, 0)

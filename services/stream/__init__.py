@@ -1,0 +1,1 @@
+"""The stream worker: from the log into features and lake."""

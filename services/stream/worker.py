@@ -1,0 +1,197 @@
+"""The stream worker: consumes the log, folds features, re-keys, pushes to Feast, and sinks to the Parquet lake.
+
+    python -m services.stream.worker --metrics-port 9101
+
+Any number of workers share the partitions as one consumer group. What was read is committed only when its rows are in
+the online store, its re-keyed copies are acknowledged and its lake files are committed; killed anywhere before that, a
+worker's events are read again by another, and offsets in rows and file names make the second time change nothing.
+"""
+
+import logging
+import signal
+import threading
+import time
+from collections import defaultdict
+from typing import Annotated
+
+import typer
+from prometheus_client import Counter, Gauge, Histogram, start_http_server
+
+from whiteboard.errors import WhiteboardError
+from whiteboard.eventlog import Batch, EventConsumer, EventProducer, Record, log_ids
+from whiteboard.featurestore import FeatureStore
+from whiteboard.fraud.routes import ROUTES as FRAUD
+from whiteboard.lake import Lake
+from whiteboard.lakesink import LakeSink
+from whiteboard.logs import configure_logging
+from whiteboard.settings import Settings
+from whiteboard.streams import EntityRows, Route, Routes, rebuild_if_log_is_new
+
+log = logging.getLogger("stream")
+
+EVENTS = Counter("whiteboard_stream_events", "events folded, sunk or re-keyed", ["topic"])
+REPLAYED = Counter("whiteboard_stream_replayed", "events that their row already held", ["topic"])
+POSITION = Gauge("whiteboard_stream_position", "next offset whose effects are in the online store", ["topic", "partition"])
+DEAD = Counter("whiteboard_stream_dead_letters", "records that could not be decoded", ["topic"])
+ROWS_PUSHED = Counter("whiteboard_stream_rows_pushed", "entity rows pushed to the online store", ["view"])
+PUSH_SECONDS = Histogram("whiteboard_stream_push_seconds", "time of one push to the online store")
+BATCH_SECONDS = Histogram("whiteboard_stream_batch_seconds", "time from a poll's return until its rows are pushed")
+READY = Gauge("whiteboard_ready", "1 once the worker consumes")
+
+MAX_RECORDS = 5_000  # a poll; bounds memory and how long features wait behind a backlog
+IDLE_POLL_S = 0.05
+LOG_CHECK_S = 5.0
+REPORT_S = 5.0
+
+
+class LogReplacedError(WhiteboardError):
+    """The event log was lost and begun anew while the worker ran; a restart rebuilds the rows from the lake."""
+
+
+class StreamWorker:
+    """One member of the consumer group, for one system."""
+
+    def __init__(self, settings: Settings, routes: Routes) -> None:
+        self._settings, self._routes = settings, routes
+        self._lake = Lake(settings.lake_dir)
+        store = FeatureStore(settings)
+        self._log_ids = log_ids(settings, routes.topics)
+        if rebuild_if_log_is_new(routes, self._lake, store, self._log_ids):
+            log.info("rows rebuilt from the lake")
+        self._epochs = {topic: self._lake.epoch(topic, log_id) for topic, log_id in self._log_ids.items()}
+        self._rows = {r.view: EntityRows(store.states(r.view), r.fold) for r in routes.folded}
+        self._routes_of: dict[str, list[Route]] = defaultdict(list)
+        for route in routes.folded:
+            self._routes_of[route.topic].append(route)
+        self._sink = LakeSink(self._lake, self._epochs, routes.sunk)
+        self._producer = EventProducer(settings, "stream", routes.schemas)
+        self._pushed: dict[tuple[str, int], int] = {}  # positions whose rows and re-keyed copies are out
+        self._consumer = EventConsumer(
+            settings,
+            routes.topics,
+            "stream",
+            routes.schemas,
+            on_assigned=self._assigned,
+            on_revoked=self._revoked,
+        )
+
+    def run(self, stop: threading.Event) -> None:
+        """Works until `stop` is set, then commits what it has done."""
+        READY.set(1)
+        checked = reported = time.monotonic()
+        events = 0
+        while not stop.is_set():
+            batch = self._consumer.poll(timeout_s=IDLE_POLL_S, max_records=MAX_RECORDS)
+            if batch.positions:
+                with BATCH_SECONDS.time():
+                    self._process(batch)
+                events += len(batch.records)
+            if self._sink.due():
+                self._commit()
+            now = time.monotonic()
+            if now - checked > LOG_CHECK_S:
+                checked = now
+                self._check_log()
+            if now - reported > REPORT_S and events:
+                log.info("throughput", extra={"events_per_s": round(events / (now - reported)), "events": events})
+                reported, events = now, 0
+        self._commit()
+
+    def close(self) -> None:
+        """Leaves the group, so that another worker takes over at once."""
+        self._consumer.close()
+        self._producer.close()
+
+    def _process(self, batch: Batch) -> None:
+        by_row: dict[tuple[str, str], list[Record]] = defaultdict(list)
+        for record in batch.records:
+            for route in self._routes_of[record.topic]:
+                by_row[route.view, getattr(record.event, route.key)].append(record)
+            if record.topic in self._routes.rekeyed:
+                self._rekey(record)
+            EVENTS.labels(record.topic).inc()
+        for route in self._routes.folded:
+            self._fold(route, {entity: records for (view, entity), records in by_row.items() if view == route.view})
+        self._sink.add([r for r in batch.records if r.topic in self._routes.sunk])
+        for (topic, partition), position in batch.positions.items():
+            if topic in self._routes.sunk:
+                self._sink.advance(topic, partition, position)
+        self._producer.flush()
+        self._pushed.update(batch.positions)
+        for (topic, partition), position in batch.positions.items():
+            POSITION.labels(topic, str(partition)).set(position)
+
+    def _fold(self, route: Route, records_of: dict[str, list[Record]]) -> None:
+        rows = self._rows[route.view]
+        rows.load(set(records_of))
+        for entity, records in records_of.items():
+            for record in records:
+                topic, epoch, partition, offset = self._source(record)
+                if not rows.fold(entity, record.event, topic, epoch, partition, offset):
+                    REPLAYED.labels(record.topic).inc()
+        with PUSH_SECONDS.time():
+            ROWS_PUSHED.labels(route.view).inc(rows.push())
+
+    def _source(self, record: Record) -> tuple[str, int, int, int]:
+        """Where the event was first written: a re-keyed record says so in its headers."""
+        source = record.headers.get("source")
+        if source is None:
+            return record.topic, self._epochs[record.topic], record.partition, record.offset
+        topic, epoch, partition, offset = source.decode().split("/")
+        return topic, int(epoch), int(partition), int(offset)
+
+    def _rekey(self, record: Record) -> None:
+        topic, field = self._routes.rekeyed[record.topic]
+        source = f"{record.topic}/{self._epochs[record.topic]}/{record.partition}/{record.offset}"
+        self._producer.send(
+            topic,
+            record.event,
+            key=getattr(record.event, field),
+            created_us=record.created_us,
+            trace=record.trace,
+            headers={"source": source.encode()},
+        )
+
+    def _commit(self) -> None:
+        self._sink.flush()
+        if self._pushed:
+            self._consumer.commit(self._pushed)
+            self._pushed = {}
+
+    def _assigned(self, partitions: set[tuple[str, int]]) -> None:
+        for topic, partition in partitions:
+            if topic in self._routes.sunk:
+                self._sink.assign(topic, partition)
+        log.info("assigned", extra={"partitions": sorted(f"{t}-{p}" for t, p in partitions)})
+
+    def _revoked(self, partitions: set[tuple[str, int]]) -> None:
+        self._commit()
+        for topic, partition in partitions:
+            if topic in self._routes.sunk:
+                self._sink.revoke(topic, partition)
+            POSITION.remove(topic, str(partition)) if (topic, str(partition)) in POSITION._metrics else None
+        for rows in self._rows.values():
+            rows.forget()
+
+    def _check_log(self) -> None:
+        if (present := log_ids(self._settings, self._routes.topics)) != self._log_ids:
+            changed = sorted(t for t in present if present[t] != self._log_ids.get(t))
+            raise LogReplacedError(f"the event log was begun anew ({', '.join(changed)}); restart the worker")
+
+
+def main(metrics_port: Annotated[int, typer.Option(help="Prometheus metrics on this loopback port")] = 9101) -> None:
+    """Runs one stream worker until SIGTERM."""
+    configure_logging("stream")
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    worker = StreamWorker(Settings(), FRAUD)
+    start_http_server(metrics_port, addr="127.0.0.1")
+    try:
+        worker.run(stop)
+    finally:
+        worker.close()
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,86 @@
+"""Feast for real: SQLite online store, DuckDB offline store, the feature repo of the project."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from whiteboard.errors import FeatureStoreError
+from whiteboard.featurestore import REPO, FeatureStore
+from whiteboard.fraud.features import FEATURES
+from whiteboard.settings import Settings
+
+AT = pd.to_datetime(["2026-01-01 10:00:00", "2026-01-01 10:00:00"], utc=True).astype("datetime64[us, UTC]")
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    return Settings(home=tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(scope="module")
+def store(settings: Settings) -> FeatureStore:
+    return FeatureStore.apply(settings)
+
+
+def test_store_that_was_never_applied_says_how_to_apply_it(tmp_path: Path) -> None:
+    with pytest.raises(FeatureStoreError, match="whiteboard apply"):
+        FeatureStore(Settings(home=tmp_path))
+
+
+def test_applying_again_keeps_rows_and_registered_services(settings: Settings, store: FeatureStore) -> None:
+    store.states("fraud_customer").push([("kept", b"row", 1)])
+    name = store.register_service("fraud", "9", ["amount", "customer_count_1h"])
+    again = FeatureStore.apply(settings)
+    assert again.states("fraud_customer").read(["kept"]) == [b"row"]
+    assert name in {service.name for service in again.feast.list_feature_services()}
+
+
+def test_rows_come_back_in_the_order_asked_for_and_none_for_the_unknown(store: FeatureStore) -> None:
+    view = store.states("fraud_terminal")
+    view.push([("m1", b"one", 1), ("m2", b"two", 1)])
+    assert view.read(["m2", "nobody", "m1"]) == [b"two", None, b"one"]
+
+
+def test_row_of_an_overtaken_worker_loses_against_the_newer_one(store: FeatureStore) -> None:
+    view = store.states("fraud_customer")
+    view.push([("raced", b"newer", 11)])
+    view.push([("raced", b"older", 10)])
+    assert view.read(["raced"]) == [b"newer"]
+    view.push([("raced", b"newest", 12)])
+    assert view.read(["raced"]) == [b"newest"]
+
+
+def test_training_set_keeps_rows_without_features_and_payments_of_one_second_apart(store: FeatureStore) -> None:
+    keys = {"transaction_id": ["a", "b"], "customer_id": ["c", "c"], "terminal_id": ["m", "m"]}
+    values = {f: [float(i), float(i + 100)] for i, f in enumerate(FEATURES)}
+    path = store.source_path("fraud_customer_values")
+    pd.DataFrame({**keys, "event_timestamp": AT, "created_timestamp": AT, **values}).to_parquet(path)
+    asked = pd.DataFrame({**keys, "event_timestamp": AT, "is_fraud": [True, False]})
+    asked = pd.concat([asked, asked.iloc[:1].assign(transaction_id="unknown")], ignore_index=True)
+    found = store.training_set(asked, "fraud_training").set_index("transaction_id")
+    assert list(found.loc["b", list(FEATURES)]) == [float(i + 100) for i in range(len(FEATURES))]
+    assert list(found.loc["a", list(FEATURES)]) == [float(i) for i in range(len(FEATURES))]
+    assert found.loc["unknown", list(FEATURES)].isna().all()
+    assert found["is_fraud"].to_dict() == {"a": True, "b": False, "unknown": True}
+
+
+def test_training_set_with_a_doubled_transaction_is_refused(store: FeatureStore) -> None:
+    keys = {"transaction_id": ["a", "a"], "customer_id": ["c", "c"], "terminal_id": ["m", "m"]}
+    path = store.source_path("fraud_customer_values")
+    values = {f: [0.0, 1.0] for f in FEATURES}
+    pd.DataFrame({**keys, "event_timestamp": AT, "created_timestamp": AT, **values}).to_parquet(path)
+    with pytest.raises(FeatureStoreError, match="must be unique"):
+        store.training_set(pd.DataFrame({**keys, "event_timestamp": AT}), "fraud_training")
+
+
+def test_feast_command_works_on_the_repo(settings: Settings, store: FeatureStore) -> None:
+    config = settings.feast_dir / "feature_store.yaml"
+    feast = Path(sys.executable).with_name("feast")
+    command = [feast, "-c", REPO, "-f", config, "feature-services", "list"]
+    environment = os.environ | {"WHITEBOARD_HOME": str(settings.home)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True, timeout=120)
+    assert "fraud_training" in done.stdout

@@ -1,0 +1,112 @@
+"""The `whiteboard` command: the composition root, and the only place in the library that starts pipelines.
+
+    whiteboard demo
+    whiteboard fraud backtest --simulate handbook --weeks 5 --out result.json
+
+Every command imports what it needs when it runs, so that `--help` answers at once.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from whiteboard.errors import WhiteboardError
+from whiteboard.fraud.cli import app as fraud_app
+
+app = typer.Typer(
+    help="The ML system-design interview as running code.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+app.add_typer(fraud_app, name="fraud")
+dead_letters = typer.Typer(help="Records that could not be decoded: look at them, send them again.", no_args_is_help=True)
+app.add_typer(dead_letters, name="dead-letters")
+
+System = Annotated[str, typer.Option(help="which system")]
+
+
+@app.callback()
+def options(
+    home: Annotated[
+        Path | None, typer.Option(envvar="WHITEBOARD_HOME", help="where all state lives [default: .whiteboard]")
+    ] = None,
+) -> None:
+    """Options of every command."""
+    if home is not None:
+        os.environ["WHITEBOARD_HOME"] = str(home)
+
+
+@app.command(epilog="Example: whiteboard demo --home /tmp/wb --seed 7")
+def demo(
+    system: Annotated[str, typer.Option(help="fraud, or all")] = "all",
+    home: Annotated[Path | None, typer.Option(help="where all state lives [default: .whiteboard]")] = None,
+    seed: Annotated[int, typer.Option(help="another seed is another world")] = 7,
+    customers: Annotated[int, typer.Option(min=50, help="size of the simulated world")] = 800,
+) -> None:
+    """Lives through a system's whole life in minutes: history, training, live traffic, drift, retraining, promotion.
+
+    Ends with a table, HOME/report/index.html and HOME/report/results.json; exits with 1 if an event was lost, a
+    feature differed between online and offline, or a request failed.
+    """
+    from pipelines.fraud.demo import DemoConfig, run
+    from whiteboard.settings import Settings
+
+    options(home)
+    if system not in ("all", "fraud"):
+        raise typer.BadParameter(f"{system!r} is not a system; there is: fraud, all")
+    raise typer.Exit(run(Settings(), DemoConfig(seed=seed, customers=customers)))
+
+
+@app.command()
+def apply() -> None:
+    """Applies the Feast repo to this home and creates the topics, as the demo and `up` do by themselves."""
+    from whiteboard.embedded import connected
+    from whiteboard.eventlog import create_topics
+    from whiteboard.featurestore import FeatureStore
+    from whiteboard.settings import Settings
+
+    settings = Settings()
+    FeatureStore.apply(settings)
+    create_topics(connected(settings))
+    Console().print(f"Feature repo applied and topics created for {settings.home}")
+
+
+@dead_letters.command("list", epilog="Example: whiteboard dead-letters list --limit 5")
+def list_dead(system: System = "fraud", limit: Annotated[int, typer.Option(min=1)] = 20) -> None:
+    """Shows the dead letters: why they were refused and where they came from."""
+    from rich.table import Table
+
+    from whiteboard.deadletters import list_dead_letters
+    from whiteboard.embedded import connected
+    from whiteboard.settings import Settings
+
+    letters = list_dead_letters(connected(Settings()), system, limit)
+    table = Table("topic", "partition", "offset", "reason", "value", title=f"{len(letters)} dead letters of {system}")
+    for letter in letters:
+        value = letter.value[:60].decode(errors="replace")
+        table.add_row(letter.topic, str(letter.partition), str(letter.offset), letter.reason, value)
+    Console().print(table)
+
+
+@dead_letters.command("replay", epilog="Example: whiteboard dead-letters replay --system fraud")
+def replay(system: System = "fraud") -> None:
+    """Sends every dead letter not yet replayed to its topic again, after a fix; each once."""
+    from whiteboard.deadletters import replay_dead_letters
+    from whiteboard.embedded import connected
+    from whiteboard.settings import Settings
+
+    Console().print(f"{replay_dead_letters(connected(Settings()), system)} dead letters sent again")
+
+
+def main() -> None:
+    """Runs the command; an error of ours is one line on standard error and exit code 1."""
+    try:
+        app()
+    except WhiteboardError as error:
+        Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False)
+        sys.exit(1)
