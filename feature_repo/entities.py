@@ -3,7 +3,9 @@
 from feast import Entity, ValueType
 
 customer = Entity(name="customer", join_keys=["customer_id"], value_type=ValueType.STRING, description="a card holder")
-terminal = Entity(name="terminal", join_keys=["terminal_id"], value_type=ValueType.STRING, description="a card terminal")
+terminal = Entity(
+    name="terminal", join_keys=["terminal_id"], value_type=ValueType.STRING, description="a card terminal"
+)
 transaction = Entity(
     name="transaction",
     join_keys=["transaction_id"],

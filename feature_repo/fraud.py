@@ -21,7 +21,9 @@ folder = home / "feast"
 
 
 def _state(name: str, entity: object) -> FeatureView:
-    snapshot = FileSource(name=f"{name}_snapshot", path=str(folder / f"{name}.parquet"), timestamp_field="event_timestamp")
+    snapshot = FileSource(
+        name=f"{name}_snapshot", path=str(folder / f"{name}.parquet"), timestamp_field="event_timestamp"
+    )
     return FeatureView(
         name=name,
         entities=[entity],

@@ -24,7 +24,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(fraud_app, name="fraud")
-dead_letters = typer.Typer(help="Records that could not be decoded: look at them, send them again.", no_args_is_help=True)
+dead_letters = typer.Typer(
+    help="Records that could not be decoded: look at them, send them again.", no_args_is_help=True
+)
 app.add_typer(dead_letters, name="dead-letters")
 
 System = Annotated[str, typer.Option(help="which system")]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from feast import Entity, FeatureService, FeatureView, RepoConfig
+from feast import Entity, FeatureService, FeatureView, FileSource, RepoConfig
 from feast import FeatureStore as Feast
 from feast.data_source import DataSource
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
@@ -65,7 +65,7 @@ class StateView:
 
         The rank stands as microseconds in Feast's row timestamp, which both online stores compare.
         """
-        batch = [
+        batch: list[tuple[EntityKey, dict[str, Value], datetime, datetime | None]] = [
             (self._key(i), {"state": Value(bytes_val=state)}, _EPOCH + timedelta(microseconds=rank), None)
             for i, state, rank in rows
         ]
@@ -97,9 +97,11 @@ class FeatureStore:
         (folder / "feature_store.yaml").write_text(yaml.safe_dump(repo_config(settings), sort_keys=False))
         objects = list(_repo_objects(settings))
         for view in (o for o in objects if isinstance(o, FeatureView)):
-            path = Path(view.batch_source.path)
+            path = _source_path(view)
             if not path.exists():  # Feast checks that a source exists: an empty table with the right columns
-                names = {f.name: pa.binary() if f.name == "state" else pa.float64() for f in _features_of(path, objects)}
+                names = {
+                    f.name: pa.binary() if f.name == "state" else pa.float64() for f in _features_of(path, objects)
+                }
                 keys = {c.name: pa.string() for v in _views_of(path, objects) for c in v.entity_columns}
                 times = {c: pa.timestamp("us", "UTC") for c in ("event_timestamp", "created_timestamp")}
                 pq.write_table(pa.schema([*keys.items(), *times.items(), *names.items()]).empty_table(), path)
@@ -114,7 +116,7 @@ class FeatureStore:
 
     def source_path(self, view: str) -> Path:
         """Where the offline values of `view` are read from; a dataset build writes this file."""
-        return Path(self.feast.get_feature_view(view).batch_source.path)
+        return _source_path(self.feast.get_feature_view(view))
 
     def training_set(self, entities: "pd.DataFrame", service: str) -> "pd.DataFrame":
         """`entities` (the join keys and event_timestamp, and any label columns) with the features of `service`.
@@ -146,12 +148,21 @@ class FeatureStore:
         return name
 
 
+def _source_path(view: FeatureView) -> Path:
+    source = view.batch_source
+    if not isinstance(source, FileSource):
+        raise FeatureStoreError(f"feature view {view.name} has no file as its batch source; see feature_repo/")
+    return Path(source.path)
+
+
 def _views_of(path: Path, objects: list[Any]) -> list[FeatureView]:
-    return [o for o in objects if isinstance(o, FeatureView) and Path(o.batch_source.path) == path]
+    return [o for o in objects if isinstance(o, FeatureView) and _source_path(o) == path]
 
 
 def _features_of(path: Path, objects: list[Any]) -> list[Any]:
-    return [feature for view in _views_of(path, objects) for feature in view.schema if feature.name not in view.join_keys]
+    return [
+        feature for view in _views_of(path, objects) for feature in view.schema if feature.name not in view.join_keys
+    ]
 
 
 def _repo_objects(settings: Settings) -> Iterator[Any]:

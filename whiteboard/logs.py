@@ -1,6 +1,6 @@
 """Structured logs: one JSON object a line, with the process's name and, where there is one, the trace id.
 
-    {"at": "2026-11-20T09:14:03.120Z", "process": "stream", "level": "INFO", "message": "throughput", "events": 512}
+{"at": "2026-11-20T09:14:03.120Z", "process": "stream", "level": "INFO", "message": "throughput", "events": 512}
 """
 
 import json

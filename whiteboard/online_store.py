@@ -17,6 +17,7 @@ from feast.infra.online_stores.sqlite import SqliteOnlineStore, SqliteOnlineStor
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 
+_Type = Literal["whiteboard.online_store.WatermarkSqliteOnlineStore"]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _BUSY_TIMEOUT_MS = 10_000  # two workers and the supervisor may write at the same moment
 
@@ -24,9 +25,7 @@ _BUSY_TIMEOUT_MS = 10_000  # two workers and the supervisor may write at the sam
 class WatermarkSqliteOnlineStoreConfig(SqliteOnlineStoreConfig):
     """Configuration: as of Feast's SQLite store."""
 
-    type: Literal["whiteboard.online_store.WatermarkSqliteOnlineStore"] = (  # type: ignore[assignment]
-        "whiteboard.online_store.WatermarkSqliteOnlineStore"
-    )
+    type: _Type = "whiteboard.online_store.WatermarkSqliteOnlineStore"  # type: ignore[assignment]
 
 
 class WatermarkSqliteOnlineStore(SqliteOnlineStore):

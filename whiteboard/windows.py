@@ -256,7 +256,7 @@ def _slots(stream: Stream, feature: Feature) -> tuple[int, ...]:
     wanted = [("sum", feature.mark), ("sum", feature.stop)] if isinstance(feature, RunAge) else [("count", "")]
     if isinstance(feature, WindowFeature):
         wanted += [(kind, feature.measure) for kind in PARTIALS[feature.function]]
-    return tuple(stream.partials[feature.window.hop].index(partial) for partial in wanted)  # type: ignore[arg-type]
+    return tuple(stream.partials[feature.window.hop].index(partial) for partial in wanted)
 
 
 def _value(row: Row, stream: Stream, feature: Feature, slots: tuple[int, ...], t: int) -> float:
@@ -293,4 +293,3 @@ def _aggregate(feature: WindowFeature, stream: Stream, slots: tuple[int, ...], t
         total, squares = sum(column), sum(tile[slots[2]] for tile in tiles)
         return sqrt(max(0, count * squares - total * total)) / (count * scale)
     return (min(column) if feature.function == "min" else max(column)) / scale
-

@@ -11,7 +11,19 @@ with one FILTER per window. `whiteboard fraud features --sql` prints it. A row s
 from collections.abc import Sequence
 from typing import Literal
 
-from whiteboard.windows import DAY, HOUR, MINUTE, PARTIALS, SECOND, Feature, RunAge, SinceLast, Stream, Window, WindowFeature
+from whiteboard.windows import (
+    DAY,
+    HOUR,
+    MINUTE,
+    PARTIALS,
+    SECOND,
+    Feature,
+    RunAge,
+    SinceLast,
+    Stream,
+    Window,
+    WindowFeature,
+)
 
 Visibility = Literal["created", "watermark"]
 
@@ -92,7 +104,7 @@ def _windows(stream: Stream) -> list[Window]:
 
 
 def _mark(entity: str, topic: str) -> str:
-    return f"{entity}_{topic.split('.')[-1].replace('-', '_')}"
+    return f"{entity}_{topic.rsplit('.', maxsplit=1)[-1].replace('-', '_')}"
 
 
 def _visible(stream: Stream, visibility: Visibility) -> str:
@@ -117,13 +129,12 @@ def _partials(feature: Feature) -> list[str]:
     if isinstance(feature, RunAge):
         last_stop = f"max(e.tile_{span_name(window.hop)}) FILTER ({_within(window)} AND e.{feature.stop} = 1)"
         return [f"{last_stop} AS last_{feature.stop}"]
+    column = f"e.{feature.measure}"
     aggregates = {"count": "count(*)"} | {
-        kind: f"sum(e.{feature.measure}::HUGEINT * e.{feature.measure})" if kind == "squares" else f"{kind}(e.{feature.measure})"
+        kind: f"sum({column}::HUGEINT * {column})" if kind == "squares" else f"{kind}({column})"
         for kind in PARTIALS[feature.function]
     }
-    return [
-        f"{sql} FILTER ({_within(window)}) AS {_partial(kind, feature)}" for kind, sql in aggregates.items()
-    ]
+    return [f"{sql} FILTER ({_within(window)}) AS {_partial(kind, feature)}" for kind, sql in aggregates.items()]
 
 
 def _partial(kind: str, feature: WindowFeature) -> str:

@@ -31,7 +31,9 @@ log = logging.getLogger("stream")
 
 EVENTS = Counter("whiteboard_stream_events", "events folded, sunk or re-keyed", ["topic"])
 REPLAYED = Counter("whiteboard_stream_replayed", "events that their row already held", ["topic"])
-POSITION = Gauge("whiteboard_stream_position", "next offset whose effects are in the online store", ["topic", "partition"])
+POSITION = Gauge(
+    "whiteboard_stream_position", "next offset whose effects are in the online store", ["topic", "partition"]
+)
 DEAD = Counter("whiteboard_stream_dead_letters", "records that could not be decoded", ["topic"])
 ROWS_PUSHED = Counter("whiteboard_stream_rows_pushed", "entity rows pushed to the online store", ["view"])
 PUSH_SECONDS = Histogram("whiteboard_stream_push_seconds", "time of one push to the online store")

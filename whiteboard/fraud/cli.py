@@ -1,5 +1,6 @@
 """`whiteboard fraud …`: one command a stage, the same verbs in every system."""
 
+import json
 from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated
@@ -9,10 +10,11 @@ from rich.console import Console
 
 app = typer.Typer(help="Fraud detection, stage by stage.", no_args_is_help=True)
 
-Out = Annotated[Path, typer.Option(help="where to write the result")]
-Transactions = Annotated[
-    Path | None, typer.Option(exists=True, dir_okay=False, help="Parquet or CSV of the transactions contract")
+TransactionsFile = Annotated[
+    Path | None,
+    typer.Option("--transactions", exists=True, dir_okay=False, help="Parquet or CSV, see the README for its columns"),
 ]
+Day = Annotated[datetime, typer.Option(formats=["%Y-%m-%d"])]
 
 
 @app.command(epilog="Example: whiteboard fraud features --sql | less")
@@ -24,3 +26,131 @@ def features(sql: Annotated[bool, typer.Option("--sql", help="print the generate
         typer.echo(point_in_time_sql("rows_to_score", "fraud_transactions", "fraud_labels", "created"))
     else:
         typer.echo("\n".join(FEATURES))
+
+
+@app.command(epilog="Example: whiteboard fraud simulate --customers 500 --days 60 --out world")
+def simulate(
+    out: Annotated[Path, typer.Option(help="folder for transactions.parquet and truth.parquet")] = Path("world"),
+    customers: Annotated[int, typer.Option(min=1)] = 5_000,
+    terminals: Annotated[int | None, typer.Option(min=1, help="[default: twice the customers]")] = None,
+    start: Day = datetime(2018, 4, 1),
+    days: Annotated[int, typer.Option(min=2)] = 183,
+    seed: int = 0,
+    shift_day: Annotated[int | None, typer.Option(help="day on which the fraud pattern changes")] = None,
+    late_share: Annotated[float, typer.Option(min=0, max=1, help="share of events that arrive late")] = 0.0,
+    hot_share: Annotated[float, typer.Option(min=0, max=1, help="share of traffic on a few hot keys")] = 0.0,
+) -> None:
+    """Simulates a world of cards and terminals; the defaults are those of the Fraud Detection Handbook."""
+    from whiteboard.fraud.world import WorldConfig
+    from whiteboard.fraud.world import simulate as run
+
+    config = WorldConfig(
+        customers=customers,
+        terminals=terminals or 2 * customers,
+        start=start.date(),
+        days=days,
+        seed=seed,
+        shift_day=shift_day,
+        late_share=late_share,
+        hot_share=hot_share,
+    )
+    world = run(config)
+    path = world.save(out)
+    frauds = int(world.transactions["is_fraud"].sum())
+    share = frauds / max(1, len(world.transactions))
+    Console().print(f"{len(world.transactions):,} transactions, {frauds:,} frauds ({share:.2%}) in {path}")
+
+
+@app.command(epilog="Example: whiteboard fraud ingest --transactions world/transactions.parquet")
+def ingest(transactions: TransactionsFile) -> None:
+    """Sends a file of transactions, and the labels in it, through the event log."""
+    from whiteboard.embedded import connected
+    from whiteboard.fraud.ingest import ingest as run
+    from whiteboard.fraud.ingest import read_transactions
+    from whiteboard.settings import Settings
+
+    if transactions is None:
+        raise typer.BadParameter("--transactions FILE is needed")
+    result = run(connected(Settings()), read_transactions(transactions))
+    Console().print(
+        f"{result.transactions:,} transactions and {result.labels:,} labels sent, {result.events_per_s:,.0f} events/s"
+    )
+
+
+@app.command(epilog="Example: whiteboard fraud train --tuning-s 60")
+def train(
+    as_of: Annotated[
+        datetime | None, typer.Option(help="use only what was known then (UTC) [default: everything]")
+    ] = None,
+    tuning_s: Annotated[float, typer.Option(min=0, help="seconds for Optuna; 0 keeps the defaults")] = 30.0,
+    seed: int = 0,
+) -> None:
+    """Builds the point-in-time training set, trains, evaluates, and registers a challenger."""
+    from pipelines.fraud.dataset import build
+    from pipelines.fraud.train import TrainConfig
+    from pipelines.fraud.train import train as run
+    from whiteboard.settings import Settings
+
+    settings = Settings()
+    trained = run(settings, build(settings, as_of=as_of), TrainConfig(seed=seed, tuning_s=tuning_s))
+    Console().print(f"version {trained.version} is @challenger")
+
+
+@app.command(epilog="Example: whiteboard fraud promote")
+def promote(version: Annotated[str | None, typer.Option(help="[default: the challenger]")] = None) -> None:
+    """Lets a version through the gates to @champion, or refuses it with reasons; exit code 1 if refused."""
+    from pipelines.fraud.promote import promote as run
+    from whiteboard.settings import Settings
+
+    verdict = run(Settings(), version)
+    Console().print(verdict.as_table())
+    raise typer.Exit(0 if verdict.promoted else 1)
+
+
+@app.command(epilog="Example: whiteboard fraud score --day 2026-02-20")
+def score(day: Annotated[datetime, typer.Option(formats=["%Y-%m-%d"], help="event day")]) -> None:
+    """Scores one day of transactions in the lake with the champion, into HOME/scores."""
+    from pipelines.fraud.batch_score import score_day
+    from whiteboard.settings import Settings
+
+    Console().print(f"scores in {score_day(Settings(), day.date())}")
+
+
+@app.command(
+    epilog="Example: whiteboard fraud backtest --simulate handbook --train-start 2018-07-25 --weeks 5 --out result.json"
+)
+def backtest(
+    transactions: TransactionsFile = None,
+    simulate: Annotated[str | None, typer.Option(help='"handbook": simulate the Handbook\'s world')] = None,
+    train_start: Day = datetime(2018, 7, 25),
+    train_days: Annotated[int, typer.Option(min=1)] = 7,
+    delay_days: Annotated[int, typer.Option(min=0)] = 7,
+    test_days: Annotated[int, typer.Option(min=1)] = 7,
+    weeks: Annotated[int, typer.Option(min=1, help="consecutive test weeks")] = 1,
+    seed: int = 0,
+    out: Annotated[Path, typer.Option(help="where to write the result as JSON")] = Path("result.json"),
+) -> None:
+    """Trains on the past and tests on the future, by the protocol of the Fraud Detection Handbook."""
+    from pipelines.fraud.backtest import backtest as run
+    from pipelines.fraud.backtest import print_table
+    from whiteboard.fraud.ingest import read_transactions
+    from whiteboard.fraud.world import WorldConfig
+    from whiteboard.fraud.world import simulate as simulate_world
+
+    if (transactions is None) == (simulate is None):
+        raise typer.BadParameter("give either --transactions FILE or --simulate handbook")
+    if simulate not in (None, "handbook"):
+        raise typer.BadParameter(f"{simulate!r} is not a world; there is: handbook")
+    frame = read_transactions(transactions) if transactions else simulate_world(WorldConfig(seed=seed)).transactions
+    result = run(
+        frame,
+        train_start=train_start.date(),
+        train_days=train_days,
+        delay_days=delay_days,
+        test_days=test_days,
+        weeks=weeks,
+        seed=seed,
+        out=out,
+    )
+    Console().print(print_table(result))
+    Console().print(f"full result in {out}")

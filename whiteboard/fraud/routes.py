@@ -1,8 +1,8 @@
 """Which fraud events go where in the stream worker: into which entity's row, onto which re-keyed topic, into the lake.
 
-    fraud.transactions ──► customer rows          ──► fraud.transactions-by-terminal ──► terminal rows
-    fraud.labels       ─────────────────────────────►                                       │
-    fraud.transactions, fraud.labels, fraud.decisions ──► lake
+fraud.transactions ──► customer rows          ──► fraud.transactions-by-terminal ──► terminal rows
+fraud.labels       ─────────────────────────────►                                       │
+fraud.transactions, fraud.labels, fraud.decisions ──► lake
 """
 
 from whiteboard.fraud.events import DECISIONS, LABELS, SCHEMAS, SYSTEM, TRANSACTIONS, TRANSACTIONS_BY_TERMINAL

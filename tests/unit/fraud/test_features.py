@@ -38,7 +38,9 @@ moments = st.builds(
     st.sampled_from([0, 1, 11]),
     st.sampled_from([0, 1, -1, 777]),
 )
-amounts = st.one_of(st.sampled_from([0.0, 0.01, 20.0, 220.0, 220.01]), st.floats(0, 1_000_000).map(lambda x: round(x, 2)))
+amounts = st.one_of(
+    st.sampled_from([0.0, 0.01, 20.0, 220.0, 220.01]), st.floats(0, 1_000_000).map(lambda x: round(x, 2))
+)
 
 
 @st.composite
@@ -117,13 +119,21 @@ class World:
         return query(pd.DataFrame(self.probes), self.log, "watermark")
 
 
-def query(probes: pd.DataFrame, log: list[tuple[str, int, int, int, Transaction | Label]], visibility: str) -> pd.DataFrame:
+def query(
+    probes: pd.DataFrame, log: list[tuple[str, int, int, int, Transaction | Label]], visibility: str
+) -> pd.DataFrame:
     connection = duckdb.connect()
     connection.execute("SET TimeZone = 'UTC'; SET threads = 1")
     for name, topic, kind in (("transactions", TRANSACTIONS, Transaction), ("labels", LABELS, Label)):
         columns = [f.name for f in msgspec.structs.fields(kind)]
         records = [
-            {**{c: getattr(event, c) for c in columns}, "epoch": e, "partition": p, "offset": o, "created_timestamp": event.event_timestamp}
+            {
+                **{c: getattr(event, c) for c in columns},
+                "epoch": e,
+                "partition": p,
+                "offset": o,
+                "created_timestamp": event.event_timestamp,
+            }
             for t, e, p, o, event in log
             if t == topic
         ]
@@ -131,7 +141,16 @@ def query(probes: pd.DataFrame, log: list[tuple[str, int, int, int, Transaction 
         times = [c for c in frame if str(c).endswith("timestamp")]
         frame[times] = frame[times].astype("datetime64[us, UTC]")
         if frame.empty:
-            frame = frame.astype({"customer_id": "string", "terminal_id": "string", "amount": float, "epoch": int, "partition": int, "offset": int})
+            frame = frame.astype(
+                {
+                    "customer_id": "string",
+                    "terminal_id": "string",
+                    "amount": float,
+                    "epoch": int,
+                    "partition": int,
+                    "offset": int,
+                }
+            )
             if kind is Label:
                 frame = frame.astype({"is_fraud": bool})
         connection.register(name, frame)
@@ -176,8 +195,12 @@ def test_online_value_equals_sql_value_at_every_point(data: st.DataObject) -> No
                     world.deliver(again)
             if data.draw(st.booleans()):
                 newest = max(e.event_timestamp for *_, e in world.log)
-                t = data.draw(st.one_of(st.just(newest), moments.map(lambda m: START + m), moments.map(lambda m: newest + m / 10)))
-                world.probe(t, data.draw(st.sampled_from(CUSTOMERS)), data.draw(st.sampled_from(TERMINALS)), data.draw(amounts))
+                t = data.draw(
+                    st.one_of(st.just(newest), moments.map(lambda m: START + m), moments.map(lambda m: newest + m / 10))
+                )
+                world.probe(
+                    t, data.draw(st.sampled_from(CUSTOMERS)), data.draw(st.sampled_from(TERMINALS)), data.draw(amounts)
+                )
     if world.probes:
         assert_equal(world.online, world.offline())
 
