@@ -48,3 +48,7 @@ class NotEnoughDataError(WhiteboardError):
 
 class ProcessError(WhiteboardError):
     """A process of the embedded stack did not start, or died."""
+
+
+class RegistryUnavailableError(WhiteboardError):
+    """The model registry does not answer; what was loaded or copied before can still be used."""

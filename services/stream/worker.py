@@ -171,7 +171,6 @@ class StreamWorker:
         for topic, partition in partitions:
             if topic in self._routes.sunk:
                 self._sink.revoke(topic, partition)
-            POSITION.remove(topic, str(partition)) if (topic, str(partition)) in POSITION._metrics else None
         for rows in self._rows.values():
             rows.forget()
 
