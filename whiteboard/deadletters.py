@@ -12,11 +12,11 @@ from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
 
-from whiteboard.eventlog import EventProducer, Headers, connection
+from whiteboard.eventlog import EventProducer, client_config, reaching
 from whiteboard.settings import Settings
 
 REPLAY_GROUP = "dead-letter-replay"  # its committed offset says which letters were sent again
-_ORIGINAL = "original-"
+_ORIGIN = ("topic", "partition", "offset", "reason")  # the headers that burying added
 _QUIET_POLLS = 3  # of 500 ms without a record: the end (a broker's end offsets are not always exact)
 
 
@@ -30,7 +30,7 @@ class DeadLetter:
     reason: str
     key: bytes | None
     value: bytes | None
-    headers: Headers
+    headers: dict[str, bytes]
     timestamp_ms: int
     position: int  # its own offset in the dead-letter topic
 
@@ -50,7 +50,9 @@ def replay_dead_letters(settings: Settings, system: str) -> int:
     replayed = 0
     with EventProducer(settings, "dead-letter-replay", {}) as producer:
         for letter in _read(settings, system, group=f"{REPLAY_GROUP}-{system}", after=lambda: producer.flush()):
-            producer.send_raw(letter.topic, letter.key, letter.value, letter.headers, letter.timestamp_ms)
+            producer.send_raw(
+                letter.topic, letter.key, letter.value, letter.headers, created_us=letter.timestamp_ms * 1000
+            )
             replayed += 1
     return replayed
 
@@ -58,9 +60,13 @@ def replay_dead_letters(settings: Settings, system: str) -> int:
 def _read(settings: Settings, system: str, group: str | None, after: Any = None) -> Iterator[DeadLetter]:
     """Reads to the end; with a group from where it stopped last, committing after `after()` has returned."""
     topic = TopicPartition(f"{system}.dead-letters", 0)
-    consumer = KafkaConsumer(
-        **connection(settings), group_id=group, enable_auto_commit=False, auto_offset_reset="earliest"
-    )
+    with reaching(settings):
+        consumer = KafkaConsumer(
+            **client_config(settings, "dead-letters"),
+            group_id=group,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+        )
     try:
         consumer.assign([topic])
         if group is None:
@@ -88,7 +94,7 @@ def _letter(record: Any) -> DeadLetter:
         reason=headers["reason"].decode(errors="replace"),
         key=record.key,
         value=record.value,
-        headers=[(n.removeprefix(_ORIGINAL), v) for n, v in record.headers if n.startswith(_ORIGINAL)],
+        headers={name: value for name, value in headers.items() if name not in _ORIGIN},
         timestamp_ms=record.timestamp,
         position=record.offset,
     )

@@ -1,240 +1,268 @@
-"""The event log: Kafka through kafka-python 3. Topics, producer and consumer loop.
+"""The event log: Kafka topics, producer and consumer loop. Every event of every system passes through here.
 
-    key c-12 | headers schema=fraud.transaction.v1 trace=4bf9… | {"transaction_id": "t-17", "amount": 57.16, …}
+    producer ──► topic (partition by key) ──► consumer ──► Batch of decoded records
+                                                 └──► <system>.dead-letters: what cannot be decoded, with the reason
 
-Every record carries its schema's name and a trace id in headers. Values are JSON, decoded strictly into msgspec
-Structs; what cannot be decoded goes to `<system>.dead-letters` with the reason and its origin, and the stream goes on.
+A record as it lies in the log (JSON value, headers name its schema and trace):
+
+    fraud.transactions  partition 2  offset 17  key b"c-12"  headers schema=fraud.transaction.v1, trace=4bf92f35
+    {"transaction_id": "t-000017", "event_timestamp": "2026-10-01T12:03:44Z", "customer_id": "c-12", …}
+
+A record's timestamp (milliseconds) says when its event became known: the `created_timestamp` of the lake.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 from kafka import ConsumerRebalanceListener, KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
-from kafka.admin import NewTopic
-from kafka.errors import KafkaError, TopicAlreadyExistsError
+from kafka import errors as kafka_errors
+from kafka.future import Future
 from kafka.structs import OffsetAndMetadata
+from msgspec import Struct
 
-from whiteboard.errors import EventError, EventLogUnavailableError
+from whiteboard.errors import EventError, EventLogUnavailableError, SettingsError
+from whiteboard.records import Record, RecordDecoder
 from whiteboard.settings import Settings
 
-DAY_MS = 86_400_000
-Headers = list[tuple[str, bytes]]
-TopicPositions = dict[tuple[str, int], int]  # (topic, partition) → offset
+log = logging.getLogger("whiteboard")
 
+__all__ = ["Batch", "EventConsumer", "EventProducer", "Record", "committed", "create_topics", "log_ids"]
 
-@dataclass(frozen=True, slots=True)
-class Topic:
-    """A row of the topic table. Records of one key stay in order, since a key always goes to one partition."""
+Position = tuple[str, int]  # (topic, partition)
+Positions = dict[Position, int]  # next offset by (topic, partition)
+OnPartitions = Callable[[set[Position]], None]
 
-    name: str
-    key: str
-    retention_ms: int
-    cleanup_policy: str = "delete"
-    partitions: int | None = None  # None: as many as the settings say
-
-
-TOPICS = (
-    Topic("fraud.transactions", "customer_id", 30 * DAY_MS),
-    Topic("fraud.transactions-by-terminal", "terminal_id", 7 * DAY_MS),  # can be made anew from its sources
-    Topic("fraud.decisions", "customer_id", 30 * DAY_MS),
-    Topic("fraud.labels", "customer_id", 30 * DAY_MS),
-    Topic("fraud.alerts", "kind", 90 * DAY_MS, partitions=1),
-    Topic("fraud.dead-letters", "source topic", 90 * DAY_MS, partitions=1),
+KEEP = -1
+# Records carry the time when their event became known; ingested history is years old on arrival, so retention by age
+# would delete it at once. The log is bounded by size instead, and the lake is the archive.
+RETENTION_BYTES = 4 * 1024**3
+ANSWER_TIMEOUT_MS = 10_000
+BATCH_BYTES = 128 * 1024
+MOVED_ON = (
+    kafka_errors.CommitFailedError,
+    kafka_errors.IllegalGenerationError,
+    kafka_errors.RebalanceInProgressError,
+    kafka_errors.UnknownMemberIdError,
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """An event as it was read: where it stood, when it was written (`created_us`), and what it says."""
+@dataclass(frozen=True)
+class Topic:
+    """A row of the topic table. `key` is the field of its events that names the entity, and the partition by it."""
 
-    topic: str
-    partition: int
-    offset: int
+    name: str
     key: str
-    schema: str
-    event: Any
-    created_us: int
-    trace: str
-    headers: dict[str, bytes]
+    schemas: tuple[str, ...] = ()  # what may be written to it; empty: anything
+    partitions: int | None = None  # None: as many as the settings say
+    retention_ms: int = KEEP
+    cleanup_policy: str = "delete"
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """What one poll returned. `positions` covers all of it, also records that became dead letters."""
+DEAD_LETTERS = "dead-letters"
+_TRANSACTION, _LABEL = "fraud.transaction.v1", "fraud.label.v1"
+TOPICS: dict[str, Topic] = {
+    topic.name: topic
+    for topic in (
+        Topic("fraud.transactions", "customer_id", (_TRANSACTION,)),
+        Topic("fraud.transactions-by-terminal", "terminal_id", (_TRANSACTION, _LABEL)),
+        Topic("fraud.decisions", "customer_id", ("fraud.decision.v1",)),
+        Topic("fraud.labels", "customer_id", (_LABEL,)),
+        Topic("fraud.alerts", "kind", ("fraud.alert.v1",), partitions=1),
+        Topic("fraud.dead-letters", "", partitions=1),  # one partition: they are few, and replayed in order
+    )
+}
 
-    records: list[Record]
-    positions: TopicPositions
 
-
-def connection(settings: Settings) -> dict[str, Any]:
-    """The connection options of every kafka-python client: brokers, TLS and SASL as the settings say."""
+def client_config(settings: Settings, client_id: str) -> dict[str, Any]:
+    """What every kafka-python client is given: where the brokers are and how to be let in."""
     if not settings.kafka_bootstrap:
-        raise EventLogUnavailableError(
-            "no broker is known: start the stack (`whiteboard up`) or set WHITEBOARD_KAFKA_BOOTSTRAP=host:port"
-        )
+        raise SettingsError("kafka_bootstrap is empty: set WHITEBOARD_KAFKA_BOOTSTRAP, or start the embedded broker")
     password = settings.kafka_sasl_password
-    options: dict[str, Any] = {
-        "bootstrap_servers": settings.kafka_bootstrap.split(","),
-        "security_protocol": settings.kafka_security_protocol,
+    optional = {
         "sasl_mechanism": settings.kafka_sasl_mechanism,
         "sasl_plain_username": settings.kafka_sasl_username,
         "sasl_plain_password": password.get_secret_value() if password else None,
         "ssl_cafile": settings.kafka_ssl_cafile and str(settings.kafka_ssl_cafile),
         "ssl_certfile": settings.kafka_ssl_certfile and str(settings.kafka_ssl_certfile),
         "ssl_keyfile": settings.kafka_ssl_keyfile and str(settings.kafka_ssl_keyfile),
-        "ssl_check_hostname": settings.kafka_ssl_check_hostname,
-        "bootstrap_timeout_ms": 10_000,
     }
-    return {name: value for name, value in options.items() if value is not None}
+    return {
+        "bootstrap_servers": settings.kafka_bootstrap.split(","),
+        "client_id": client_id,
+        "security_protocol": settings.kafka_security_protocol,
+        "ssl_check_hostname": settings.kafka_ssl_check_hostname,
+        "bootstrap_timeout_ms": 5_000,
+        "request_timeout_ms": ANSWER_TIMEOUT_MS,
+        **{name: value for name, value in optional.items() if value is not None},
+    }
 
 
-def _connect(client: type, settings: Settings, **options: Any) -> Any:
+@contextmanager
+def reaching(settings: Settings) -> Iterator[None]:
+    """Turns the client library's errors into EventLogUnavailableError, naming the brokers that were asked."""
     try:
-        return client(**connection(settings), **options)
-    except KafkaError as error:
-        raise EventLogUnavailableError(f"no broker answers at {settings.kafka_bootstrap}: {error}") from error
+        yield
+    except kafka_errors.KafkaError as error:
+        where, what = settings.kafka_bootstrap, str(error) or type(error).__name__
+        raise EventLogUnavailableError(f"the event log at {where} does not answer: {what}") from error
 
 
-def create_topics(settings: Settings, topics: Sequence[Topic] = TOPICS) -> None:
-    """Creates the topics that are missing, each with its partitions, retention and cleanup policy."""
-    admin = _connect(KafkaAdminClient, settings)
-    try:
-        present = set(admin.list_topics())
-        for topic in topics:
-            if topic.name in present:
-                continue
-            new = NewTopic(
-                name=topic.name,
-                num_partitions=topic.partitions or settings.kafka_partitions,
-                replication_factor=settings.kafka_replication_factor,
-                topic_configs={"retention.ms": str(topic.retention_ms), "cleanup.policy": topic.cleanup_policy},
-            )
-            try:
-                admin.create_topics([new])
-            except TopicAlreadyExistsError:  # another process was faster
-                continue
-    finally:
-        admin.close()
+@contextmanager
+def _admin(settings: Settings) -> Iterator[Any]:
+    with reaching(settings), KafkaAdminClient(**client_config(settings, "whiteboard-admin")) as admin:
+        yield admin
 
 
 def topic_names(settings: Settings) -> set[str]:
-    """The topics that exist."""
-    admin = _connect(KafkaAdminClient, settings)
-    try:
+    """The topics that exist. Raises EventLogUnavailableError when no broker answers."""
+    with _admin(settings) as admin:
         return set(admin.list_topics())
-    finally:
-        admin.close()
 
 
-def log_ids(settings: Settings, topics: Sequence[str]) -> dict[str, str]:
-    """Kafka's own id of each topic: a topic that was lost or deleted and made anew has another one."""
-    admin = _connect(KafkaAdminClient, settings)
-    try:
-        return {t["name"]: str(t["topic_id"]) for t in admin.describe_topics(list(topics))}
-    finally:
-        admin.close()
+def create_topics(settings: Settings) -> list[str]:
+    """The names of the topics that were missing and are now there, each with a leader for all its partitions.
+
+    Existing topics are left as they are: another number of partitions would move keys between workers.
+    """
+    with _admin(settings) as admin:
+        present = set(admin.list_topics())
+        missing = {
+            topic.name: {
+                "num_partitions": topic.partitions or settings.kafka_partitions,
+                "replication_factor": settings.kafka_replication_factor,
+                "configs": {
+                    "retention.ms": str(topic.retention_ms),
+                    "retention.bytes": str(RETENTION_BYTES),
+                    "cleanup.policy": topic.cleanup_policy,
+                },
+            }
+            for topic in TOPICS.values()
+            if topic.name not in present
+        }
+        if missing:
+            try:
+                admin.create_topics(missing)
+            except kafka_errors.TopicAlreadyExistsError:  # another process was faster
+                pass
+            admin.wait_for_topics(list(missing))
+    return list(missing)
 
 
-def committed(settings: Settings, group: str) -> TopicPositions:
-    """What a consumer group has committed: the next offset of each partition."""
-    admin = _connect(KafkaAdminClient, settings)
-    try:
-        offsets = admin.list_group_offsets(group)[group]
-        return {(tp.topic, tp.partition): meta.offset for tp, meta in offsets.items()}
-    finally:
-        admin.close()
+def log_ids(settings: Settings, topics: Collection[str]) -> dict[str, str]:
+    """The id of each topic's log; a topic that was lost or deleted and made anew has another.
+
+    Raises EventLogUnavailableError if a topic does not exist.
+    """
+    with _admin(settings) as admin:
+        described = {t["name"]: str(t["topic_id"]) for t in admin.describe_topics(list(topics)) if not t["error_code"]}
+    if absent := sorted(set(topics) - described.keys()):
+        raise EventLogUnavailableError(f"topics {', '.join(absent)} do not exist: run `whiteboard apply`")
+    return {topic: described[topic] for topic in topics}
 
 
-class Codec:
-    """Events to bytes and back, by schema name."""
-
-    def __init__(self, schemas: Mapping[str, type[msgspec.Struct]]) -> None:
-        self._names = {kind: name for name, kind in schemas.items()}
-        self._decoders = {name: msgspec.json.Decoder(kind) for name, kind in schemas.items()}
-        self.encode = msgspec.json.Encoder().encode
-
-    def schema_of(self, event: msgspec.Struct) -> str:
-        """The schema name of an event."""
-        return self._names[type(event)]
-
-    def decode(self, schema: str, value: bytes | None) -> Any:
-        """The event in `value`. Raises EventError with the reason when it is not a valid event of that schema."""
-        decoder = self._decoders.get(schema)
-        if decoder is None:
-            raise EventError(f"unknown schema {schema!r}; known are {', '.join(sorted(self._decoders))}")
-        try:
-            return decoder.decode(value or b"")
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise EventError(f"not a {schema}: {error}") from error
+def committed(settings: Settings, group: str) -> Positions:
+    """The next offset that `group` has to read, by (topic, partition); empty for a group that committed nothing."""
+    with _admin(settings) as admin:
+        offsets = admin.list_group_offsets(group).get(group, {})
+    return {(at.topic, at.partition): found.offset for at, found in offsets.items() if found.offset >= 0}
 
 
 class EventProducer:
-    """Sends events; idempotent and acknowledged by all replicas, in order within a partition.
+    """Writes events; idempotent, acknowledged by all replicas. Safe to share between threads.
 
-    `linger_ms` trades latency for batches: 20 for bulk, 2 for a service. Raises EventLogUnavailableError when no broker
-    answers on construction. Sending never blocks for long; `failed` counts records that the broker did not take.
+    `linger_ms` is how long an event may wait for others to share its batch: a few for a service, 20 for bulk.
+    Raises EventLogUnavailableError at once if no broker answers.
     """
 
     def __init__(
-        self, settings: Settings, client_id: str, schemas: Mapping[str, type[msgspec.Struct]], *, linger_ms: int = 2
+        self,
+        settings: Settings,
+        client_id: str,
+        schemas: Mapping[str, type[Struct]],
+        *,
+        linger_ms: int = 2,
+        max_pending: int = 20_000,
     ) -> None:
-        self._codec = Codec(schemas)
-        compression = settings.kafka_compression
-        self._producer = _connect(
-            KafkaProducer,
-            settings,
-            client_id=client_id,
-            compression_type=None if compression == "none" else compression,
-            linger_ms=linger_ms,
-            batch_size=131_072,
-            metrics_enabled=False,
-        )
-        self.sent = 0
-        self.failed = 0
+        self._settings, self._max_pending = settings, max_pending
+        self._schemas = {event_type: schema for schema, event_type in schemas.items()}
+        self._encode = msgspec.json.Encoder().encode
+        self._lock = threading.Lock()
+        self.sent = self.acked = self.failed = 0
+        self._error: BaseException | None = None
+        with reaching(settings):
+            self._producer = KafkaProducer(
+                **client_config(settings, client_id),
+                linger_ms=linger_ms,
+                batch_size=BATCH_BYTES,
+                compression_type=None if settings.kafka_compression == "none" else settings.kafka_compression,
+                delivery_timeout_ms=30_000,
+                max_block_ms=ANSWER_TIMEOUT_MS,
+                allow_auto_create_topics=False,
+                metrics_enabled=False,  # costs a fifth of the throughput
+            )
 
     def send(
         self,
         topic: str,
-        event: msgspec.Struct,
+        event: Struct,
         *,
         key: str,
+        schema: str | None = None,
         created_us: int | None = None,
         trace: str = "",
         headers: Mapping[str, bytes] | None = None,
-    ) -> Any:
-        """Hands an event to the sender thread; returns kafka-python's future of its partition and offset."""
-        all_headers = [("schema", self._codec.schema_of(event).encode()), ("trace", trace.encode())]
-        if headers:
-            all_headers += headers.items()
-        timestamp_ms = None if created_us is None else created_us // 1000
-        return self.send_raw(topic, key.encode(), self._codec.encode(event), all_headers, timestamp_ms)
+    ) -> Future:
+        """The future acknowledgement of `event`, now on its way to the partition of `key`.
+
+        `created_us` says when the event became known (default: now). Blocks while `max_pending` events are under way.
+        """
+        name = schema or self._schemas.get(type(event))
+        if name is None:
+            raise EventError(f"{type(event).__name__} is no schema of this producer: {', '.join(self._schemas.values())}")
+        all_headers = {**(headers or {}), "schema": name.encode(), "trace": trace.encode()}
+        return self.send_raw(topic, key, self._encode(event), all_headers, created_us=created_us)
 
     def send_raw(
-        self, topic: str, key: bytes | None, value: bytes | None, headers: Headers, timestamp_ms: int | None = None
-    ) -> Any:
-        """Sends bytes as they are: dead letters, their replay, and tests of bad input."""
-        future = self._producer.send(topic, value=value, key=key, headers=headers, timestamp_ms=timestamp_ms)
-        self.sent += 1
-        future.add_errback(self._count_failure)
-        return future
-
-    def _count_failure(self, _: BaseException) -> None:
-        self.failed += 1
+        self,
+        topic: str,
+        key: str | bytes | None,
+        value: bytes | None,
+        headers: Mapping[str, bytes],
+        *,
+        created_us: int | None = None,
+    ) -> Future:
+        """The future acknowledgement of bytes written as they are; nothing is checked."""
+        if self.sent - self.acked - self.failed >= self._max_pending:
+            self.flush()
+        timestamp_ms = None if created_us is None else created_us // 1000
+        raw_key = key.encode() if isinstance(key, str) else key
+        with reaching(self._settings):
+            future = self._producer.send(
+                topic, key=raw_key, value=value, headers=list(headers.items()), timestamp_ms=timestamp_ms
+            )
+        with self._lock:
+            self.sent += 1
+        return future.add_both(self._done)
 
     def flush(self, timeout_s: float = 30.0) -> None:
-        """Waits until everything sent is acknowledged. Raises EventLogUnavailableError when that takes too long."""
-        try:
-            self._producer.flush(timeout=timeout_s)
-        except KafkaError as error:
-            raise EventLogUnavailableError(f"records are not acknowledged within {timeout_s} s: {error}") from error
-        if self.failed:
-            raise EventLogUnavailableError(f"{self.failed} of {self.sent} records were not taken by the broker")
+        """Returns once everything sent so far is acknowledged.
+
+        Raises EventLogUnavailableError if that takes longer, or if an event sent since the last flush was refused.
+        """
+        with reaching(self._settings):
+            self._producer.flush(timeout_s)
+        error, self._error = self._error, None
+        if error is not None:
+            raise EventLogUnavailableError(f"an event was not acknowledged: {error!r}") from error
 
     def close(self, timeout_s: float = 10.0) -> None:
-        """Flushes as far as possible and closes the connection."""
-        self._producer.close(timeout=timeout_s)
+        """Sends what is still waiting, then leaves."""
+        self._producer.close(timeout_s)
 
     def __enter__(self) -> "EventProducer":
         return self
@@ -242,102 +270,195 @@ class EventProducer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _done(self, outcome: object) -> None:  # runs in the client's one sender thread
+        if isinstance(outcome, BaseException):
+            self.failed += 1
+            self._error = outcome
+        else:
+            self.acked += 1
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one poll brought: the valid records, in offset order by partition, and where to read on."""
+
+    records: list[Record]
+    positions: Positions  # covers undecodable records too
+    dead: int = 0
+
 
 class EventConsumer:
-    """A member of a consumer group that reads events from the beginning, and commits only when told to."""
+    """Reads topics as one member of a consumer group; partitions move between members as these come and go.
+
+    `on_assigned` and `on_revoked` are called within `poll` and `close`, and may commit. What cannot be decoded is
+    written to the system's dead letters before `poll` returns. Not for use by several threads.
+    """
 
     def __init__(
         self,
         settings: Settings,
         topics: Sequence[str],
         group: str,
-        schemas: Mapping[str, type[msgspec.Struct]],
+        schemas: Mapping[str, type[Struct]],
         *,
-        on_assigned: Callable[[set[tuple[str, int]]], None] = lambda _: None,
-        on_revoked: Callable[[set[tuple[str, int]]], None] = lambda _: None,
+        on_assigned: OnPartitions = lambda _: None,
+        on_revoked: OnPartitions = lambda _: None,
     ) -> None:
-        self._codec = Codec(schemas)
-        self._settings, self._schemas = settings, schemas
+        self._settings, self._schemas, self._group = settings, schemas, group
+        table = {topic: TOPICS.get(topic, Topic(topic, key="")) for topic in topics}
+        self._decode = {t: RecordDecoder(t, schemas, row.schemas, row.key).decode for t, row in table.items()}
         self._dead_letters: EventProducer | None = None
-        self.dead_lettered = 0
-        self._consumer = _connect(
-            KafkaConsumer,
-            settings,
-            group_id=group,
-            auto_offset_reset="earliest",
-            enable_auto_commit=False,
-            session_timeout_ms=6_000,  # a join takes half of it: a takeover costs some seconds instead of a minute
-            heartbeat_interval_ms=1_000,
-            fetch_max_wait_ms=50,
-            metrics_enabled=False,
-        )
-        self._consumer.subscribe(list(topics), listener=_Listener(on_assigned, on_revoked))
+        with reaching(settings):
+            self._consumer = KafkaConsumer(
+                **client_config(settings, group),
+                group_id=group,
+                enable_auto_commit=False,
+                auto_offset_reset="earliest",
+                session_timeout_ms=6_000,
+                heartbeat_interval_ms=1_000,
+                allow_auto_create_topics=False,
+                metrics_enabled=False,
+            )
+        self._listener = _Listener(on_assigned, on_revoked)
+        self._consumer.subscribe(list(topics), listener=self._listener)
 
     def poll(self, timeout_s: float, max_records: int = 5_000) -> Batch:
-        """The next events, at most `max_records`; empty when none came within `timeout_s`.
+        """The next records, at most `max_records`; empty if none came within `timeout_s`.
 
-        What cannot be decoded is in the dead letters, acknowledged, before this returns.
+        Raises EventLogUnavailableError if dead letters cannot be written; the same records are then read again.
         """
-        polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000), max_records=max_records)
-        records, positions, dead = [], {}, 0
-        for tp, raw in polled.items():
-            positions[tp.topic, tp.partition] = raw[-1].offset + 1
-            for r in raw:
+        try:
+            with reaching(self._settings):
+                polled = self._consumer.poll(timeout_ms=round(timeout_s * 1000), max_records=max_records)
+        finally:
+            self._listener.raise_error()
+        records: list[Record] = []
+        refused: list[tuple[Any, str]] = []
+        for at, raws in polled.items():
+            decode = self._decode[at.topic]
+            for raw in raws:
                 try:
-                    records.append(self._record(r))
+                    records.append(decode(raw))
                 except EventError as error:
-                    self._bury(r, str(error))
-                    dead += 1
-        if dead and self._dead_letters:
-            self._dead_letters.flush()
-            self.dead_lettered += dead
-        return Batch(records, positions)
+                    refused.append((raw, str(error)))
+        if refused:
+            self._bury(refused, polled)
+        positions = {(at.topic, at.partition): raws[-1].offset + 1 for at, raws in polled.items()}
+        return Batch(records, positions, len(refused))
 
-    def _record(self, r: Any) -> Record:
-        headers = dict(r.headers)
-        schema = headers.get("schema", b"").decode(errors="replace")
-        event = self._codec.decode(schema, r.value)
-        key = (r.key or b"").decode(errors="replace")
-        trace = headers.get("trace", b"").decode(errors="replace")
-        return Record(r.topic, r.partition, r.offset, key, schema, event, r.timestamp * 1000, trace, headers)
+    def commit(self, positions: Mapping[Position, int]) -> bool:
+        """Stores where this group reads on after a restart; False if the group has moved on without this member.
 
-    def _bury(self, r: Any, reason: str) -> None:
-        if self._dead_letters is None:
-            self._dead_letters = EventProducer(self._settings, "dead-letters", self._schemas)
-        origin = [("reason", reason), ("topic", r.topic), ("partition", str(r.partition)), ("offset", str(r.offset))]
-        original = [(f"original-{name}", value) for name, value in r.headers]
-        headers = [(name, text.encode()) for name, text in origin] + original
-        system = r.topic.partition(".")[0]
-        self._dead_letters.send_raw(f"{system}.dead-letters", r.key, r.value, headers, r.timestamp)
-
-    def commit(self, positions: TopicPositions) -> None:
-        """Remembers for the group that everything before `positions` is done; silent if the group has moved on."""
-        offsets = {TopicPartition(t, p): OffsetAndMetadata(o, "", -1) for (t, p), o in positions.items()}
-        own = self._consumer.assignment()
-        mine = {tp: offset for tp, offset in offsets.items() if tp in own}
-        if mine:
-            try:
-                self._consumer.commit(mine)
-            except KafkaError:  # overtaken: the partitions' next owner reads again, which changes nothing
-                return
+        Within `on_assigned` and `on_revoked` the commit is only sent, ahead of whatever the group does next.
+        """
+        offsets = {TopicPartition(*at): OffsetAndMetadata(offset, "", -1) for at, offset in positions.items()}
+        if not offsets:
+            return True
+        if self._listener.active:  # on the client's network thread, which cannot wait for its own answer
+            self._consumer.commit_async(offsets)
+            return True
+        try:
+            with reaching(self._settings):
+                self._consumer.commit(offsets, timeout_ms=ANSWER_TIMEOUT_MS)
+        except EventLogUnavailableError as error:
+            if not isinstance(error.__cause__, MOVED_ON):
+                raise
+            log.warning("commit refused: the group has moved on", extra={"group": self._group})
+            return False
+        return True
 
     def seek(self, topic: str, partition: int, offset: int) -> None:
-        """Continues at `offset`."""
+        """Reads an assigned partition on from `offset`."""
         self._consumer.seek(TopicPartition(topic, partition), offset)
 
+    def assignment(self) -> set[Position]:
+        """The partitions that are this member's now."""
+        return {(at.topic, at.partition) for at in self._consumer.assignment()}
+
+    def pause(self, partitions: Collection[Position]) -> None:
+        """Stops reading these partitions, without giving them up."""
+        self._consumer.pause(*(TopicPartition(*at) for at in partitions))
+
+    def resume(self, partitions: Collection[Position]) -> None:
+        """Reads these partitions again."""
+        self._consumer.resume(*(TopicPartition(*at) for at in partitions))
+
+    def paused(self) -> set[Position]:
+        """The partitions that are not being read."""
+        return {(at.topic, at.partition) for at in self._consumer.paused()}
+
     def close(self) -> None:
-        """Leaves the group at once, so that others take over without waiting for a time-out."""
-        self._consumer.close()
-        if self._dead_letters:
+        """Leaves the group, after a last `on_revoked`, so that others take over at once."""
+        try:
+            self._consumer.close(timeout_ms=ANSWER_TIMEOUT_MS)
+        except kafka_errors.KafkaError:
+            log.warning("the group was not left in order; it will notice", exc_info=True)
+        if self._dead_letters is not None:
             self._dead_letters.close()
+        self._listener.raise_error()
+
+    def __enter__(self) -> "EventConsumer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _bury(self, refused: list[tuple[Any, str]], polled: Mapping[TopicPartition, list[Any]]) -> None:
+        try:
+            if self._dead_letters is None:
+                self._dead_letters = EventProducer(self._settings, f"{self._group}-dead-letters", {})
+            for raw, reason in refused:
+                self._dead_letters.send_raw(
+                    dead_letter_topic(raw.topic),
+                    raw.key,
+                    raw.value if raw.value is not None else b"",
+                    _origin(raw, reason),
+                    created_us=raw.timestamp * 1000,
+                )
+            self._dead_letters.flush()
+        except EventLogUnavailableError:
+            for at, raws in polled.items():
+                self._consumer.seek(at, raws[0].offset)
+            raise
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
-    def __init__(self, assigned: Callable[[set[tuple[str, int]]], None], revoked: Callable[[set[tuple[str, int]]], None]):
-        self._assigned, self._revoked = assigned, revoked
+    """Calls ours with plain sets. The client runs it on its network thread while `poll` or `close` waits."""
 
-    def on_partitions_assigned(self, assigned: Any) -> None:
-        self._assigned({(tp.topic, tp.partition) for tp in assigned})
+    def __init__(self, on_assigned: OnPartitions, on_revoked: OnPartitions) -> None:
+        self._on_assigned, self._on_revoked = on_assigned, on_revoked
+        self.active = False
+        self._error: Exception | None = None
 
-    def on_partitions_revoked(self, revoked: Any) -> None:
-        self._revoked({(tp.topic, tp.partition) for tp in revoked})
+    def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
+        self._call(self._on_assigned, assigned)
+
+    def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
+        self._call(self._on_revoked, revoked)
+
+    def raise_error(self) -> None:
+        """Raises what a callback raised, which the client would wrap beyond recognition."""
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def _call(self, callback: OnPartitions, partitions: Collection[TopicPartition]) -> None:
+        if not partitions:
+            return
+        self.active = True
+        try:
+            callback({(at.topic, at.partition) for at in partitions})
+        except Exception as error:
+            self._error = error
+        finally:
+            self.active = False
+
+
+def dead_letter_topic(topic: str) -> str:
+    """`fraud.transactions` → `fraud.dead-letters`."""
+    return f"{topic.partition('.')[0]}.{DEAD_LETTERS}"
+
+
+def _origin(raw: Any, reason: str) -> dict[str, bytes]:
+    where = {"topic": raw.topic, "partition": str(raw.partition), "offset": str(raw.offset), "reason": reason}
+    return {**dict(raw.headers), **{name: text.encode() for name, text in where.items()}}

@@ -26,7 +26,7 @@ from whiteboard.errors import LakeError
 if TYPE_CHECKING:
     import duckdb
 
-    from whiteboard.eventlog import Record
+    from whiteboard.records import Record
 
 _POSITION = [
     pa.field("epoch", pa.int32()),

@@ -15,7 +15,7 @@ import msgspec
 from whiteboard.lake import Lake, table
 
 if TYPE_CHECKING:
-    from whiteboard.eventlog import Record
+    from whiteboard.records import Record
 
 log = logging.getLogger("stream")
 

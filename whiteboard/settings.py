@@ -38,6 +38,10 @@ class Settings(BaseSettings):
     mlflow_tracking_uri: str = Field("", description="empty: SQLite below the home")
     model_poll_s: float = Field(1.0, gt=0, description="how often a service asks whether the champion alias moved")
 
+    exploration: float = Field(
+        0.05, ge=0, lt=1, description="share of would-be declines that go to review instead, so that labels still come"
+    )
+
     @property
     def lake_dir(self) -> Path:
         return self.home / "lake"

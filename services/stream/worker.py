@@ -18,12 +18,13 @@ import typer
 from prometheus_client import Counter, Gauge, Histogram, start_http_server
 
 from whiteboard.errors import WhiteboardError
-from whiteboard.eventlog import Batch, EventConsumer, EventProducer, Record, log_ids
+from whiteboard.eventlog import Batch, EventConsumer, EventProducer, log_ids
 from whiteboard.featurestore import FeatureStore
 from whiteboard.fraud.routes import ROUTES as FRAUD
 from whiteboard.lake import Lake
 from whiteboard.lakesink import LakeSink
 from whiteboard.logs import configure_logging
+from whiteboard.records import Record
 from whiteboard.settings import Settings
 from whiteboard.streams import EntityRows, Route, Routes, rebuild_if_log_is_new
 

@@ -72,6 +72,7 @@ class Decision(Event, kw_only=True):
     challenger_version: str | None = None
     challenger_probability: Probability | None = None
     degraded: bool = False
+    reasons: list[str] = []
     features: dict[str, float | None]
     watermarks: dict[str, dict[str, tuple[int, dict[str, int]]]]
     latency_ms: float

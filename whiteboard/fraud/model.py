@@ -150,6 +150,11 @@ class FraudModel:
         shares = self._booster.predict(np.ascontiguousarray(matrix), pred_contrib=True, num_threads=1)
         return np.asarray(shares, dtype=np.float64)[:, :-1]
 
+    def gains(self) -> Floats:
+        """Each feature's share of the trees' total gain, (f,)."""
+        gain = np.asarray(self._booster.feature_importance("gain"), dtype=np.float64)
+        return gain / max(float(gain.sum()), 1e-12)
+
     def with_thresholds(self, thresholds: Thresholds) -> "FraudModel":
         """The same model deciding at other thresholds."""
         return FraudModel(
