@@ -1,7 +1,7 @@
 """Plots of a classifier, drawn to be read: one statement a picture, the floor and the ceiling in it.
 
-    figure = precision_recall(score, truth, weight)
-    save(figure, Path("plots/precision_recall.png"))
+figure = precision_recall(score, truth, weight)
+save(figure, Path("plots/precision_recall.png"))
 """
 
 from collections.abc import Sequence

@@ -36,6 +36,7 @@ _DAY_1 = Window("1d", DAY, HOUR)
 _DAYS_7 = Window("7d", 7 * DAY, DAY)
 _DAYS_28 = Window("28d", 28 * DAY, DAY)
 _DAYS_30 = Window("30d", 30 * DAY, DAY)
+_DAYS_90 = Window("90d", 90 * DAY, 10 * DAY)
 _RUN = Window("45d", 45 * DAY, DAY)  # a compromise of 28 days, a label delay of 7, and slack
 
 
@@ -57,6 +58,7 @@ def _windowed(prefix: str, windows: Sequence[Window], **of: Any) -> tuple[Window
     return tuple(WindowFeature(f"{prefix}_{w.name}", w, **of) for w in windows)
 
 
+_CENTS = Measure("cents", _cents, "floor(amount * 100 + 0.5)::BIGINT", scale=100)
 _VELOCITY = (_HOUR_1, _DAY_1, _DAYS_7, _DAYS_30)
 _KNOWN = (_DAY_1, _DAYS_7, _DAYS_28)
 
@@ -66,13 +68,23 @@ CUSTOMER = Stream(
     entity="customer",
     time=lambda e: micros(e.event_timestamp),
     time_sql="epoch_us(event_timestamp)",
-    measures=(Measure("cents", _cents, "floor(amount * 100 + 0.5)::BIGINT", scale=100),),
+    measures=(_CENTS,),
     features=(
         *_windowed("customer_count", _VELOCITY),
         *_windowed("customer_mean", _VELOCITY, function="mean", measure="cents"),
         WindowFeature("customer_std_30d", _DAYS_30, "std", "cents"),
+        WindowFeature("customer_max_7d", _DAYS_7, "max", "cents"),
         SinceLast("seconds_since_customer_last", cap=30 * DAY),
     ),
+)
+CUSTOMER_HISTORY = Stream(  # a stream of its own: three times the events of the windows above, for one feature
+    name="customer_history",
+    topic=TRANSACTIONS,
+    entity="customer",
+    time=lambda e: micros(e.event_timestamp),
+    time_sql="epoch_us(event_timestamp)",
+    measures=(_CENTS,),
+    features=(WindowFeature("customer_mean_90d", _DAYS_90, "mean", "cents"),),
 )
 TERMINAL = Stream(
     name="terminal_transactions",
@@ -116,8 +128,8 @@ TERMINAL_LABELLED_DAYS = Stream(  # the same labels placed by the day of the pay
     ),
 )
 
-STREAMS = (CUSTOMER, TERMINAL, TERMINAL_LABELS, TERMINAL_LABELLED_DAYS)
-CUSTOMER_FOLD = EntityFold("customer", (CUSTOMER,))
+STREAMS = (CUSTOMER, CUSTOMER_HISTORY, TERMINAL, TERMINAL_LABELS, TERMINAL_LABELLED_DAYS)
+CUSTOMER_FOLD = EntityFold("customer", (CUSTOMER, CUSTOMER_HISTORY))
 TERMINAL_FOLD = EntityFold("terminal", (TERMINAL, TERMINAL_LABELS, TERMINAL_LABELLED_DAYS))
 
 # Features of the payment itself and of it against the windows, as SQL; `_derived` is the same in Python.
@@ -125,19 +137,21 @@ _DERIVED_SQL = {
     "amount": "rows.amount",
     "is_night": f"(rows.t // {HOUR} % 24 <= {NIGHT_ENDS_H})::INTEGER::DOUBLE",
     "is_weekend": f"((rows.t // {DAY} + 3) % 7 >= 5)::INTEGER::DOUBLE",  # 1970-01-01 was a Thursday
-    "amount_to_mean": "rows.amount / nullif(customer_mean_30d, 0)",
+    "amount_to_mean": "rows.amount / nullif(customer_mean_90d, 0)",
+    "recent_max_to_mean": "customer_max_7d / nullif(customer_mean_90d, 0)",  # is the card being plundered right now?
     "amount_zscore": "(rows.amount - customer_mean_30d) / (customer_std_30d + 1)",
 }
 FEATURES: tuple[str, ...] = (*_DERIVED_SQL, *CUSTOMER_FOLD.features, *TERMINAL_FOLD.features)
 
 
 def _derived(amount: float, t: int, values: dict[str, float]) -> dict[str, float]:
-    mean, std = values["customer_mean_30d"], values["customer_std_30d"]
+    usual, mean, std = values["customer_mean_90d"], values["customer_mean_30d"], values["customer_std_30d"]
     return {
         "amount": amount,
         "is_night": float(t // HOUR % 24 <= NIGHT_ENDS_H),
         "is_weekend": float((t // DAY + 3) % 7 >= 5),  # noqa: PLR2004 - Saturday is 5
-        "amount_to_mean": amount / mean if mean != 0 else nan,
+        "amount_to_mean": amount / usual if usual != 0 else nan,
+        "recent_max_to_mean": values["customer_max_7d"] / usual if usual != 0 else nan,
         "amount_zscore": (amount - mean) / (std + 1),  # + 1 unit of money: a card with equal amounts has no spread
     }
 

@@ -155,11 +155,12 @@ class FraudModel:
         gain = np.asarray(self._booster.feature_importance("gain"), dtype=np.float64)
         return gain / max(float(gain.sum()), 1e-12)
 
-    def with_thresholds(self, thresholds: Thresholds) -> "FraudModel":
-        """The same model deciding at other thresholds."""
-        return FraudModel(
-            self.trees, self.features, self.calibration, thresholds, ensemble=self.ensemble, costs=self.costs
-        )
+    @classmethod
+    def uncalibrated(
+        cls, trees: str, ensemble: Sequence[tuple[float, members.Member]], features: Sequence[str]
+    ) -> "FraudModel":
+        """A model whose `raw` scores are all there is, for fitting the rest."""
+        return cls(trees, features, Calibration([0, 1], [0, 1]), Thresholds(1, 1), ensemble=ensemble)
 
     def save(self, directory: Path) -> Path:
         """Writes model.txt and model.json into `directory`, which is made if need be; returns it."""

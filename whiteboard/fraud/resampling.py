@@ -89,7 +89,10 @@ class CardDays:
     """
 
     def __init__(self, day: Sequence[Any], card: Sequence[Any], is_fraud: Floats, cards_a_day: int = 100) -> None:
-        days, cards = np.unique(np.asarray(day), return_inverse=True)[1], np.unique(np.asarray(card), return_inverse=True)[1]
+        days, cards = (
+            np.unique(np.asarray(day), return_inverse=True)[1],
+            np.unique(np.asarray(card), return_inverse=True)[1],
+        )
         pairs, self._first, self._pair = np.unique(
             days * (cards.max(initial=0) + 1) + cards, return_index=True, return_inverse=True
         )
