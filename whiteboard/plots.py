@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 INK, QUIET, GRID = "#1f2933", "#7b8794", "#e4e7eb"
 BLUE, RED, GREEN, AMBER = "#2f6fde", "#d64545", "#2f9e6e", "#e0952f"
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.edgecolor": QUIET,
     "axes.labelcolor": INK,
@@ -119,9 +119,9 @@ def cost_curve(
         axes.axvline(value, color=colour, linewidth=1, linestyle=":")
         axes.annotate(f"{name} {value:.3f}", (value, 1), (3, -10), xycoords=("data", "axes fraction"),
                       textcoords="offset points", color=colour, fontsize=8, rotation=90, va="top")  # fmt: skip
-    axes.set(xscale="log")
-    axes.set_ylim(bottom=0)
-    axes.legend(loc="best", frameon=False)
+    # What lies far above doing nothing is bad however far; the choice is made below.
+    axes.set(xscale="log", ylim=(0, 1.6 * floor))
+    axes.legend(loc="upper center", frameon=True, edgecolor="none")
     return figure
 
 
@@ -149,8 +149,8 @@ def beeswarm(names: Sequence[str], contributions: Floats, values: Floats, top: i
         known = ~np.isnan(colour)
         y = row + _swarm(x)
         axes.scatter(x[~known], y[~known], s=6, color=GRID, edgecolors="none", rasterized=True)
-        shade = axes.scatter(x[known], y[known], c=colour[known], cmap="coolwarm", s=7, edgecolors="none", vmin=0, vmax=1,
-                             rasterized=True)  # fmt: skip
+        dots: dict[str, Any] = {"cmap": "coolwarm", "vmin": 0, "vmax": 1, "edgecolors": "none", "rasterized": True}
+        shade = axes.scatter(x[known], y[known], c=colour[known], s=7, **dots)
     axes.axvline(0, color=QUIET, linewidth=1)
     axes.set_yticks(range(len(order)), [names[i] for i in order])
     axes.grid(axis="x", visible=False)
@@ -158,7 +158,7 @@ def beeswarm(names: Sequence[str], contributions: Floats, values: Floats, top: i
         bar = figure.colorbar(shade, ax=axes, aspect=40, pad=0.01, ticks=[0, 1])
         bar.ax.set_yticklabels(["low", "high"])
         bar.set_label("feature value (grey: undefined)", color=INK)
-        bar.outline.set_visible(False)  # type: ignore[operator]
+        bar.outline.set_visible(False)
     return figure
 
 

@@ -2,6 +2,8 @@
 
     bytes and headers from Kafka ──► RecordDecoder ──► Record(topic, partition, offset, key, schema, event, …)
                                           └──► EventError with the reason, which becomes a dead letter
+
+Nothing is guessed or coerced: 57 is an amount, "57" is not.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,7 +38,9 @@ class RecordDecoder:
     An event under another key would lie in a partition where another worker folds its entity; it is refused.
     """
 
-    def __init__(self, topic: str, schemas: Mapping[str, type[Struct]], accepts: Sequence[str] = (), key: str = "") -> None:
+    def __init__(
+        self, topic: str, schemas: Mapping[str, type[Struct]], accepts: Sequence[str] = (), key: str = ""
+    ) -> None:
         self._topic = topic
         self._schemas = {
             name.encode(): (name, msgspec.json.Decoder(event_type).decode)
@@ -48,8 +52,8 @@ class RecordDecoder:
 
     def decode(self, raw: Any) -> Record:
         """The record of a kafka-python ConsumerRecord; raises EventError with the reason if anything is amiss."""
-        headers = dict(raw.headers)
-        found = self._schemas.get(headers.get("schema"))
+        headers: dict[str, bytes] = dict(raw.headers)
+        found = self._schemas.get(headers.get("schema", b""))
         if found is None:
             raise EventError(self._unknown_schema(headers.get("schema")))
         schema, decode = found
@@ -63,9 +67,7 @@ class RecordDecoder:
             raise EventError(str(error)[:MAX_REASON]) from error
         if self._key_of is not None and key != self._key_of(event):
             raise EventError(f"the key {key[:64]!r} is not the event's {self._key_field} {self._key_of(event)!r}")
-        return Record(
-            raw.topic, raw.partition, raw.offset, key, schema, event, raw.timestamp * 1000, trace, headers
-        )
+        return Record(raw.topic, raw.partition, raw.offset, key, schema, event, raw.timestamp * 1000, trace, headers)
 
     def _unknown_schema(self, name: bytes | None) -> str:
         if name is None:

@@ -6,7 +6,7 @@ Also what every client needs to connect: addresses, TLS and SASL from the settin
 """
 
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,8 @@ KEEP = -1
 # would delete it at once. The log is bounded by size instead, and the lake is the archive.
 RETENTION_BYTES = 4 * 1024**3
 ANSWER_TIMEOUT_MS = 10_000
+
+
 @dataclass(frozen=True)
 class Topic:
     """A row of the topic table. `key` is the field of its events that names the entity, and the partition by it."""
@@ -36,7 +38,6 @@ class Topic:
     cleanup_policy: str = "delete"
 
 
-DEAD_LETTERS = "dead-letters"
 _TRANSACTION, _LABEL = "fraud.transaction.v1", "fraud.label.v1"
 TOPICS: dict[str, Topic] = {
     topic.name: topic
@@ -49,6 +50,11 @@ TOPICS: dict[str, Topic] = {
         Topic("fraud.dead-letters", "", partitions=1),  # one partition: they are few, and replayed in order
     )
 }
+
+
+def dead_letter_topic(topic: str) -> str:
+    """`fraud.transactions` → `fraud.dead-letters`."""
+    return f"{topic.partition('.')[0]}.dead-letters"
 
 
 def client_config(settings: Settings, client_id: str) -> dict[str, Any]:
@@ -118,10 +124,8 @@ def create_topics(settings: Settings) -> list[str]:
             if topic.name not in present
         }
         if missing:
-            try:
+            with suppress(kafka_errors.TopicAlreadyExistsError):  # another process was faster
                 admin.create_topics(missing)
-            except kafka_errors.TopicAlreadyExistsError:  # another process was faster
-                pass
             admin.wait_for_topics(list(missing))
     return list(missing)
 

@@ -8,7 +8,7 @@ with one FILTER per window. `whiteboard fraud features --sql` prints it. A row s
 * "watermark": if the event's offset is within the watermark that the decision logged, for the parity check.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from whiteboard.windows import (
@@ -75,6 +75,22 @@ def stream_sql(stream: Stream, key: str, relation: str, visibility: Visibility) 
     )
     runs = [_run(f, stream, key, visibility) for f in stream.features if isinstance(f, RunAge)]
     return ",\n".join([events, folded, *runs])
+
+
+def unseen_sql(rows: str, streams: Sequence[Stream], relations: Mapping[str, str]) -> str:
+    """SQL for the transaction_ids of rows that missed an event: known before the row, but beyond its watermark.
+
+    A row's own transaction is no event to miss. Streams of one topic and entity see the same events.
+    """
+    seen = {(s.entity, s.topic): s for s in streams}.values()
+    keys = list(dict.fromkeys(f"{s.entity}_id" for s in seen))
+    missed = [
+        f"SELECT r.transaction_id FROM rows r JOIN {relations[s.topic]} e\n"
+        f"  ON e.{s.entity}_id = r.{s.entity}_id AND e.transaction_id <> r.transaction_id\n"
+        f" AND e.created_timestamp < r.created_timestamp AND NOT coalesce({_visible(s, 'watermark')}, false)"
+        for s in seen
+    ]
+    return f"WITH {rows_sql(rows, streams, keys, 'watermark')}\n" + "\nUNION\n".join(missed)
 
 
 def feature_columns(stream: Stream) -> list[str]:

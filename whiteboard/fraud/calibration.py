@@ -44,7 +44,7 @@ class Calibration:
         raw = np.clip(raw, self._x[0], self._x[-1])
         i = np.minimum(np.searchsorted(self._x, raw, side="right"), len(self._x) - 1) - 1
         rise = self._slopes[i] * (raw - self._x[i])
-        return np.minimum(self._y[i] + rise, self._y[i + 1])
+        return np.asarray(np.minimum(self._y[i] + rise, self._y[i + 1]))
 
 
 def fit_calibration(raw: Floats, is_fraud: Floats, weight: Floats) -> Calibration:

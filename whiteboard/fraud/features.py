@@ -25,7 +25,7 @@ from whiteboard.windows import (
     Window,
     WindowFeature,
 )
-from whiteboard.windows_sql import Visibility, feature_columns, joins, rows_sql, stream_sql
+from whiteboard.windows_sql import Visibility, feature_columns, joins, rows_sql, stream_sql, unseen_sql
 
 LARGE_AMOUNT = 220.0  # above it the amount alone gives a fraud away (first fraud pattern of the Handbook's world)
 NIGHT_ENDS_H = 6  # hours 0–6 are night, as in the Handbook
@@ -176,6 +176,11 @@ def watermarks(customer: bytes | None, terminal: bytes | None) -> dict[str, dict
         }
         for entity, row in rows.items()
     }
+
+
+def unseen_events_sql(rows: str, transactions: str, labels: str) -> str:
+    """DuckDB SQL for the transaction_ids of decisions that had not seen an event known before them (staleness)."""
+    return unseen_sql(rows, STREAMS, {TRANSACTIONS: transactions, LABELS: labels})
 
 
 def point_in_time_sql(rows: str, transactions: str, labels: str, visibility: Visibility) -> str:

@@ -1,13 +1,13 @@
 """Why a payment looks bad, in words: each feature that raised the risk becomes one line for people.
 
-    Reason(feature="amount_to_mean", contribution=1.84, text="amount is 5.2 times the customer's mean")
+Reason(feature="amount_to_mean", contribution=1.84, text="amount is 5.2 times the customer's mean")
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isnan
 
-_SPANS = {"1h": "hour", "1d": "day", "7d": "7 days", "28d": "28 days", "30d": "30 days"}
+_SPANS = {"1h": "hour", "1d": "day", "7d": "7 days", "28d": "28 days", "30d": "30 days", "90d": "90 days"}
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 
 
@@ -95,6 +95,11 @@ _PHRASES: dict[str, Callable[[float], str]] = {
     "amount_zscore": _zscore,
     "is_night": lambda v: "paid at night" if v else "paid by day",
     "is_weekend": lambda v: "paid on a weekend" if v else "paid on a working day",
+    "recent_max_to_mean": lambda v: (
+        "no payment by the customer in the last 7 days"
+        if isnan(v)
+        else f"the customer's largest payment of the last 7 days is {v:.1f} times the mean"
+    ),
     "seconds_since_customer_last": _since,
     "customer_std_30d": lambda v: (
         "the customer's amounts have no spread yet" if isnan(v) else f"the customer's amounts vary by {v:.2f}"
@@ -108,6 +113,11 @@ _WINDOWED: dict[str, Callable[[float, str], str]] = {
         f"no payment by the customer in the last {span}"
         if isnan(v)
         else f"the customer's mean amount over the last {span} is {v:.2f}"
+    ),
+    "customer_max": lambda v, span: (
+        f"no payment by the customer in the last {span}"
+        if isnan(v)
+        else f"the customer's largest payment of the last {span} is {v:.2f}"
     ),
     "terminal_count": lambda v, span: f"{_count(v, 'payments')} at the terminal in the last {span}",
     "terminal_fraud_count": lambda v, span: f"{_count(v, 'frauds')} became known at the terminal in the last {span}",

@@ -1,0 +1,304 @@
+"""Training: from the point-in-time set to a registered challenger.
+
+    learn ─────────────────────────────────► | test ─────────────────►   time
+    fit ─────────────► | stop ─────────────► |
+    trees, members     | how many trees;     | metrics with intervals; the slice goes with the version,
+                       | tuning, which       | and the gates judge on it
+                       | members stay        |
+
+Once the number of trees is known the model is fitted again on `learn`, so that the newest pattern is in it. It is
+calibrated on the days of `stop` with scores for cards that were held out of the fit (cross-fitting), and every later
+slice is as short as its frauds allow: after a change of the pattern a day that judges is a day that cannot teach.
+"""
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipelines.fraud.dataset import KEYS, Dataset
+from pipelines.fraud.ensemble import BEYOND_NOISE, TREES, Candidate, ablate, fit_anomaly, fit_linear, fit_trees
+from pipelines.fraud.evaluate import Evaluation, average_precision, better, days_of, evaluate
+from pipelines.fraud.figures import draw
+from whiteboard.errors import NotEnoughDataError
+from whiteboard.fraud.calibration import fit_calibration
+from whiteboard.fraud.decision import CostTable, fit_thresholds
+from whiteboard.fraud.events import SYSTEM
+from whiteboard.fraud.members import Member
+from whiteboard.fraud.model import FraudModel
+from whiteboard.registry import Registry, RunRecord, VersionRef
+from whiteboard.settings import Settings
+
+Floats = NDArray[np.float64]
+
+HOLDOUT, REFERENCE = "holdout.parquet", "reference.parquet"
+LEAST_TREES = 150  # early stopping on a slice with a new pattern stops at once: nothing old helps there
+_REFERENCE_ROWS = 5_000
+_FITTERS: dict[str, Callable[[Dataset], Member]] = {"linear": fit_linear, "anomaly": fit_anomaly}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train; the defaults are what the demo uses, but for the tuning."""
+
+    seed: int = 0
+    tuning_s: float = 30.0  # for Optuna; 0 keeps the default parameters
+    rounds: int = 600  # most trees
+    slice_frauds: int = 40  # in each later slice: they give average precision to about ±.07
+    slice_days: int = 1  # least length of a later slice
+    folds: int = 3  # of cards, for the calibration
+    reviews_per_day: float = 25.0
+    costs: CostTable = field(default_factory=CostTable)
+    params: Mapping[str, Any] = field(default_factory=dict)  # of LightGBM, over the defaults
+
+
+@dataclass(frozen=True)
+class Slices:
+    """The dataset by time."""
+
+    fit: Dataset
+    stop: Dataset
+    test: Dataset
+    learn: Dataset  # fit + stop
+
+    def as_dict(self) -> dict[str, dict[str, Any]]:
+        """First and last day, rows and frauds of each."""
+        return {name: _extent(getattr(self, name)) for name in ("fit", "stop", "test")}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A fitted model with how it came about."""
+
+    model: FraudModel
+    slices: Slices
+    ablation: list[Candidate]
+    params: dict[str, Any]
+    evaluation: Evaluation
+
+
+@dataclass(frozen=True)
+class Registered:
+    """What `train` leaves in the registry."""
+
+    ref: VersionRef
+    trained: Trained
+    seconds: float
+
+    @property
+    def version(self) -> str:
+        return self.ref.version
+
+    @property
+    def evaluation(self) -> Evaluation:
+        return self.trained.evaluation
+
+
+def train(
+    settings: Settings,
+    dataset: Dataset,
+    config: TrainConfig | None = None,
+    say: Callable[[str], None] = lambda step: None,
+) -> Registered:
+    """Fits, evaluates and registers a model as @challenger; `say` hears what is being done.
+
+    Raises NotEnoughDataError when the frauds do not suffice for the slices.
+    """
+    began = time.perf_counter()
+    config = config or TrainConfig()
+    trained = fit(dataset, config, say)
+    with tempfile.TemporaryDirectory() as temporary:
+        model_dir, artifacts = Path(temporary) / "model", Path(temporary) / "artifacts"
+        say("draws the plots")
+        artifacts.mkdir()
+        draw(trained.model, trained.slices.test, artifacts / "plots")
+        _describe(trained, dataset, artifacts)
+        trained.model.save(model_dir)
+        trained.slices.test.frame.to_parquet(model_dir / HOLDOUT, index=False)
+        reference(trained.model, dataset, trained.slices, config.seed).to_parquet(model_dir / REFERENCE, index=False)
+        shutil.copy(model_dir / REFERENCE, artifacts / REFERENCE)
+        say("registers the version")
+        ref = register(settings, model_dir, trained, dataset, artifacts)
+    return Registered(ref, trained, time.perf_counter() - began)
+
+
+def fit(dataset: Dataset, config: TrainConfig, say: Callable[[str], None] = lambda step: None) -> Trained:
+    """The model and its evaluation, nothing written anywhere."""
+    slices = split(dataset, config)
+    params = dict(config.params)
+    if config.tuning_s > 0:
+        say(f"tunes for {config.tuning_s:.0f} s")
+        params |= tune(slices, config)
+    say(f"fits {len(slices.fit):,} payments")
+    stopped = fit_trees(slices.fit, params=params, rounds=config.rounds, stop=slices.stop, seed=config.seed)
+    trees = max(stopped.best_iteration, LEAST_TREES)
+    say("weighs the members of the ensemble")
+    others = {name: fitter(slices.fit) for name, fitter in _FITTERS.items()}
+    ablation = ablate(stopped, others, slices.stop, config.seed)
+    weights = next(candidate.weights for candidate in ablation if candidate.kept)
+
+    def parts(rows: Dataset) -> Parts:
+        booster = fit_trees(rows, params=params, rounds=trees, seed=config.seed)
+        return booster.model_to_string(), [(weight, _FITTERS[name](rows)) for name, weight in weights.items()]
+
+    say(f"fits {len(slices.learn):,} payments with {trees} trees, calibrates, sets thresholds")
+    model = calibrated(parts, slices, config)
+    say("evaluates")
+    params |= {"trees": trees, "stopped_at": stopped.best_iteration}
+    return Trained(model, slices, ablation, params, evaluate(model, slices.test, seed=config.seed))
+
+
+Parts = tuple[str, list[tuple[float, Member]]]  # the trees' text, the ensemble
+
+
+def calibrated(parts: Callable[[Dataset], Parts], slices: Slices, config: TrainConfig) -> FraudModel:
+    """The model fitted on `learn`, with calibration and thresholds from out-of-fold scores on the days of `stop`."""
+    names, recent = slices.learn.features, slices.stop
+    cards = recent.frame["customer_id"]
+    fold = pd.util.hash_array(cards.to_numpy(dtype=object)) % config.folds
+    learnt_fold = pd.util.hash_array(slices.learn.frame["customer_id"].to_numpy(dtype=object)) % config.folds
+    raw = np.zeros(len(recent))
+    for k in range(config.folds):
+        held_out = FraudModel.uncalibrated(*parts(slices.learn.where(learnt_fold != k)), names)
+        raw[fold == k] = held_out.raw(recent.matrix()[fold == k])
+    calibration = fit_calibration(raw, recent.is_fraud, recent.weight)
+    thresholds = fit_thresholds(
+        calibration.many(raw),
+        recent.amount,
+        config.costs,
+        reviews_per_day=config.reviews_per_day,
+        days=days_of(recent),
+        weight=recent.weight,
+    )
+    trees, ensemble = parts(slices.learn)
+    return FraudModel(trees, names, calibration, thresholds, ensemble=ensemble, costs=config.costs)
+
+
+def split(dataset: Dataset, config: TrainConfig) -> Slices:
+    """The slices, in whole days, cut from the newest day back; each later one as short as its frauds allow."""
+    day = dataset.frame["event_timestamp"].dt.floor("D")
+    frauds = dataset.frame.groupby(day)["is_fraud"].sum().sort_index()
+    wanted = min(config.slice_frauds, frauds.sum() / 6)  # half of the frauds at least are to learn from
+    cuts: list[pd.Timestamp] = []
+    end = len(frauds)
+    for _ in ("test", "stop"):
+        begin = end
+        while begin > 0 and (frauds.iloc[begin:end].sum() < wanted or end - begin < config.slice_days):
+            begin -= 1
+        end = begin
+        cuts.insert(0, frauds.index[begin])
+    first, second = cuts
+    slices = Slices(
+        fit=dataset.slice(None, first),
+        stop=dataset.slice(first, second),
+        test=dataset.slice(second, None),
+        learn=dataset.slice(None, second),
+    )
+    least = min(part.is_fraud.sum() for part in (slices.fit, slices.stop, slices.test))
+    if least < 5:  # fewer say nothing
+        raise NotEnoughDataError(
+            f"{int(frauds.sum())} labelled frauds on {len(frauds)} days are too few for three slices in time; "
+            "ingest a longer history"
+        )
+    return slices
+
+
+def tune(slices: Slices, config: TrainConfig) -> dict[str, Any]:
+    """The best parameters that Optuna finds on the stop slice within `tuning_s`; none if the defaults do as well.
+
+    The best of many trials on few frauds is partly luck, so it has to beat the defaults beyond noise.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    scores: list[Floats] = []
+
+    def objective(trial: optuna.Trial) -> float:
+        params = {
+            "num_leaves": trial.suggest_int("num_leaves", 7, 31, log=True),
+            "learning_rate": trial.suggest_float("learning_rate", 0.02, 0.1, log=True),
+            "min_data_in_leaf": trial.suggest_int("min_data_in_leaf", 10, 200, log=True),
+            "lambda_l2": trial.suggest_float("lambda_l2", 0.1, 50.0, log=True),
+            "feature_fraction": trial.suggest_float("feature_fraction", 0.4, 1.0),
+        }
+        booster = fit_trees(slices.fit, params=params, rounds=config.rounds, stop=slices.stop, seed=config.seed)
+        scores.append(np.asarray(booster.predict(slices.stop.matrix(), raw_score=True, num_threads=1)))
+        return average_precision(slices.stop, scores[-1])
+
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=config.seed))
+    study.enqueue_trial(TREES)
+    study.optimize(objective, timeout=config.tuning_s)
+    best = study.best_trial
+    beaten = better(slices.stop, scores[best.number], scores[0], seed=config.seed) >= BEYOND_NOISE
+    return dict(best.params) if beaten else {}
+
+
+def reference(model: FraudModel, dataset: Dataset, slices: Slices, seed: int = 0) -> pd.DataFrame:
+    """A sample of what the features looked like lately, for the drift monitor: FEATURES, fraud_probability, time.
+
+    Drawn by weight, so that declines, which have no labels, are there as often as they came.
+    """
+    recent = dataset.slice(slices.stop.frame["event_timestamp"].min(), None)
+    share = recent.weight / recent.weight.sum()
+    rows = np.random.default_rng(seed).choice(len(recent), min(_REFERENCE_ROWS, len(recent)), p=share)
+    sample = recent.frame.iloc[np.sort(rows)][["transaction_id", "event_timestamp", *recent.features]]
+    return sample.assign(fraud_probability=model.predict(sample[list(recent.features)].to_numpy(dtype=np.float64)))
+
+
+def register(settings: Settings, model_dir: Path, trained: Trained, dataset: Dataset, artifacts: Path) -> VersionRef:
+    """Registers the files in `model_dir` as the next version, with the run that explains them."""
+    thresholds = trained.model.thresholds
+    record = RunRecord(
+        name=f"{SYSTEM} {dataset.as_of:%Y-%m-%d %H:%M}",
+        params={**trained.params, "members": next(c.members for c in trained.ablation if c.kept), **dataset.counts},
+        metrics={
+            **trained.evaluation.flat(),
+            "threshold_review": thresholds.review,
+            "threshold_decline": thresholds.decline,
+        },
+        tags={"data_fingerprint": dataset.fingerprint, "as_of": dataset.as_of.isoformat()},
+        artifacts=artifacts,
+    )
+    needed = [f"{package}=={installed(package)}" for package in ("lightgbm", "numpy", "pandas")]
+    return Registry(settings).register(
+        SYSTEM, model_dir, record, loader_module="whiteboard.fraud.model", requirements=needed
+    )
+
+
+def _describe(trained: Trained, dataset: Dataset, folder: Path) -> None:
+    texts = {
+        "features": list(dataset.features),
+        "ablation": [candidate.as_dict() for candidate in trained.ablation],
+        "slices": trained.slices.as_dict(),
+        "evaluation": trained.evaluation.as_dict(),
+        "costs": asdict(trained.model.costs),
+        "data": {"as_of": dataset.as_of.isoformat(), "fingerprint": dataset.fingerprint, **dataset.counts},
+    }
+    for name, content in texts.items():
+        (folder / f"{name}.json").write_text(json.dumps(content, indent=1, default=str))
+
+
+def _extent(rows: Dataset) -> dict[str, Any]:
+    at = rows.frame["event_timestamp"]
+    return {
+        "from": f"{at.min():%Y-%m-%d}",
+        "to": f"{at.max():%Y-%m-%d}",
+        "rows": len(rows),
+        "frauds": int(rows.is_fraud.sum()),
+    }
+
+
+def holdout(directory: Path, dataset_as_of: Any = None) -> Dataset:
+    """The labelled slice that went with a version: what neither it nor anything before it has learnt from."""
+    frame = pd.read_parquet(directory / HOLDOUT)
+    features = tuple(c for c in frame.columns if c not in {*KEYS, "is_fraud", "weight"})
+    return Dataset(frame, dataset_as_of or frame["created_timestamp"].max(), {}, features)
