@@ -1,7 +1,7 @@
 """What every test may rely on: no settings from outside, no telemetry, no display, and waiting without sleeping.
 
-    pytest                                     the same examples every time
-    HYPOTHESIS_PROFILE=explore pytest          other examples on each run, ten times as many
+pytest                                     the same examples every time
+HYPOTHESIS_PROFILE=explore pytest          other examples on each run, ten times as many
 """
 
 import os

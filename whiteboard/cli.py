@@ -48,7 +48,7 @@ def demo(
     system: Annotated[str, typer.Option(help="fraud, or all")] = "all",
     home: Annotated[Path | None, typer.Option(help="where all state lives [default: .whiteboard]")] = None,
     seed: Annotated[int, typer.Option(help="another seed is another world")] = 7,
-    customers: Annotated[int, typer.Option(min=50, help="size of the simulated world")] = 800,
+    customers: Annotated[int, typer.Option(min=50, help="size of the simulated world")] = 500,
 ) -> None:
     """Lives through a system's whole life in minutes: history, training, live traffic, drift, retraining, promotion.
 

@@ -16,7 +16,7 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.structs import OffsetAndMetadata
 
 from whiteboard.errors import EventLogUnavailableError
-from whiteboard.eventlog import EventProducer, client_config, dead_letter_topic, reaching
+from whiteboard.eventlog import EventProducer, client_config, dead_letter_topic, log_ids, reaching
 from whiteboard.settings import Settings
 
 _ORIGIN = ("topic", "partition", "offset", "reason")  # the headers that burying added
@@ -80,6 +80,7 @@ def replay_dead_letters(settings: Settings, system: str) -> int:
 
 
 def _consumer(settings: Settings, system: str) -> Any:
+    log_ids(settings, [dead_letter_topic(f"{system}.")])  # says so if there is no such topic
     # not a member of a group that shares partitions: the group only keeps the offset up to which letters were replayed
     consumer = KafkaConsumer(
         **client_config(settings, "dead-letters"),

@@ -171,14 +171,23 @@ class EventProducer:
             raise EventLogUnavailableError(f"an event was not acknowledged: {error!r}") from error
 
     def close(self, timeout_s: float = 10.0) -> None:
-        """Sends what is still waiting, then leaves."""
-        self._producer.close(timeout_s)
+        """Sends what is still waiting, then leaves; what cannot be sent in time is given up, and logged."""
+        try:
+            self._producer.close(timeout_s)
+        except kafka_errors.KafkaTimeoutError:
+            log.error("events were not sent before closing", extra={"unsent": self.sent - self.acked - self.failed})
+            self._producer._sender.force_close()  # else its thread would go on trying for ever
+            self._producer.close(timeout_s)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, error: object, *_: object) -> None:
+        try:
+            if error is None:
+                self.flush()
+        finally:
+            self.close()
 
     def _done(self, outcome: object) -> None:  # runs in the client's one sender thread
         if isinstance(outcome, BaseException):
@@ -310,7 +319,7 @@ class EventConsumer:
                 self._dead_letters.send_raw(
                     dead_letter_topic(raw.topic),
                     raw.key,
-                    raw.value if raw.value is not None else b"",
+                    raw.value or b"",
                     _origin(raw, reason),
                     created_us=raw.timestamp * 1000,
                 )

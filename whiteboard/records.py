@@ -57,7 +57,7 @@ class RecordDecoder:
         if found is None:
             raise EventError(self._unknown_schema(headers.get("schema")))
         schema, decode = found
-        if raw.value is None:
+        if not raw.value:
             raise EventError("the record has no value")
         try:
             event = decode(raw.value)

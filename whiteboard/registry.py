@@ -20,11 +20,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from whiteboard.errors import ModelError, RegistryUnavailableError
+from whiteboard.manifest import MANIFEST, intact, write_atomically, write_manifest
 from whiteboard.settings import Settings
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 CHAMPION, CHALLENGER = "champion", "challenger"
-MANIFEST = "manifest.json"
 
 _DIGEST = "manifest_sha256"
 _ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # MLflow's codes for a model or alias it lacks
@@ -174,7 +173,7 @@ class Registry:
         RegistryUnavailableError when there is no copy and nobody answers.
         """
         target = self._folder(ref.name) / ref.version
-        if not _intact(target, ref.digest):
+        if not intact(target, ref.digest):
             self._fetch(ref, target)
         self._remember(ref)
         return target
@@ -185,7 +184,7 @@ class Registry:
         if known is None:
             return None
         ref = VersionRef(**known)
-        return ref if _intact(self._folder(name) / ref.version, ref.digest) else None
+        return ref if intact(self._folder(name) / ref.version, ref.digest) else None
 
     @cached_property
     def _client(self) -> "MlflowClient":
@@ -231,7 +230,7 @@ class Registry:
 
             root = Path(download_artifacts(artifact_uri=ref.source, dst_path=temporary, tracking_uri=self._uri))
             found = next(root.rglob(MANIFEST), None)
-            if found is None or not _intact(found.parent, ref.digest):
+            if found is None or not intact(found.parent, ref.digest):
                 raise ModelError(
                     f"the files of {ref.name} version {ref.version} are not those that were registered "
                     f"(manifest {ref.digest[:12]}…); register the version again"
@@ -239,7 +238,7 @@ class Registry:
             shutil.rmtree(target, ignore_errors=True)  # a damaged copy
             with suppress(OSError):  # another process was faster; its copy is checked below
                 found.parent.rename(target)
-        if not _intact(target, ref.digest):
+        if not intact(target, ref.digest):
             raise ModelError(f"cannot keep a copy of {ref.name} version {ref.version} in {target}; is it writable?")
 
     def _remembered(self, name: str) -> dict[str, Any]:
@@ -253,34 +252,7 @@ class Registry:
         entry = asdict(ref)
         if ref.alias is None or known.get(ref.alias) == entry:
             return
-        _write(self._folder(ref.name) / "versions.json", json.dumps(known | {ref.alias: entry}, indent=1))
-
-
-def write_manifest(directory: Path) -> str:
-    """Writes manifest.json, {file: sha256}, for all files in `directory`; returns the manifest's own sha256."""
-    files = sorted(p for p in directory.rglob("*") if p.is_file() and p.name != MANIFEST)
-    text = json.dumps({str(p.relative_to(directory)): sha256(p.read_bytes()).hexdigest() for p in files}, indent=1)
-    _write(directory / MANIFEST, text)
-    return sha256(text.encode()).hexdigest()
-
-
-def _intact(directory: Path, digest: str) -> bool:
-    """True if the folder holds exactly the bytes that `digest` stands for."""
-    try:
-        text = (directory / MANIFEST).read_bytes()
-        return sha256(text).hexdigest() == digest and all(
-            sha256((directory / name).read_bytes()).hexdigest() == expected
-            for name, expected in json.loads(text).items()
-        )
-    except OSError:
-        return False
-
-
-def _write(path: Path, text: str) -> None:
-    """Writes the file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)
+        write_atomically(self._folder(ref.name) / "versions.json", json.dumps(known | {ref.alias: entry}, indent=1))
 
 
 def _ref(version: "ModelVersion", alias: str | None) -> VersionRef:

@@ -2,14 +2,14 @@
 
     path = write_report(Path(".whiteboard/report"), story)
 
-`story` is what the run measured (it also lies beside the page as results.json), by system, with the days for the plots:
+`story` is what the run measured (the page's neighbour results.json), by system, with the days for the plots:
 
     {"command": "whiteboard demo --seed 7", "artefacts": [{"label": "MLflow runs", "path": "../mlflow/mlflow.db"}],
      "fraud": {"events": {"produced": 101540, "in_lake": 101500, "dead_lettered": 40}, "decisions": 9120, …,
                "series": {"days": [{"day": "2026-10-03", "decisions": 480, "average_precision": 0.71, …}],
                           "events": [{"day": "2026-10-09", "kind": "pattern_changed", "label": "new amounts, hours"}]}}}
 
-What is missing in a story is left out of the page. A system comes into the page by its row in SYSTEMS.
+What a story lacks is left out of the page. A system comes into the page by its row in SYSTEMS.
 """
 
 import json
@@ -20,17 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from whiteboard.timeplot import Curve, Mark, bars, lines, short
+from whiteboard.verdicts import figures, number, verdicts
 
 TEMPLATES = Path(__file__).parent / "templates"
 
-Section = Mapping[str, Any]
-
-_TONES = {"pattern_changed": "amber", "drift_detected": "red", "retrained": "grey", "promoted": "green"}
-_KINDS = {
-    "pattern_changed": "the world changed",
-    "drift_detected": "drift detected",
-    "retrained": "retrained",
-    "promoted": "new champion",
+KINDS = {  # of what happened: its words and its tone
+    "pattern_changed": ("the world changed", "amber"),
+    "drift_detected": ("drift was seen", "red"),
+    "retrained": ("retrained", "grey"),
+    "promoted": ("new champion", "green"),
 }
 
 
@@ -47,40 +45,50 @@ class Panel:
 
 @dataclass(frozen=True)
 class System:
-    """How the page shows one system. `quality` names its metrics; `picture` is a template of the architecture."""
+    """How the page shows one system: its picture (a template), metrics of quality, figures beside them, and plots."""
 
     title: str
     picture: str
     quality: Mapping[str, str]
+    beside: Mapping[str, str]
     panels: tuple[Panel, ...]
 
 
-LATENCY = Panel(
-    "Latency",
-    "what the client waited for one answer",
-    (Curve("p99_ms", "p99", "red"), Curve("p95_ms", "p95", "amber"), Curve("p50_ms", "p50", "blue")),
-    options={"unit": " ms"},
-)
 DRIFT = Panel(
     "Drift",
-    "share of features whose distribution left the champion's reference",
+    "share of the features that left the champion's reference sample",
     (Curve("drift_share", "drifted", "violet"),),
     options={"decimals": 2, "limit": Curve("drift_limit", "limit", "limit")},
+)
+LATENCY = Panel(
+    "Latency",
+    "what a client waited for an answer",
+    (Curve("p99_ms", "p99", "red"), Curve("p95_ms", "p95", "amber"), Curve("p50_ms", "p50", "blue")),
+    options={"unit": " ms"},
 )
 SYSTEMS = {
     "fraud": System(
         title="Fraud detection",
         picture="picture_fraud.svg",
         quality={"average_precision": "Average precision", "card_precision_at_100": "Card Precision@100"},
+        beside={
+            "random_average_precision": "average precision of a random ranking",
+            "card_precision_ceiling": "Card Precision@100 of a perfect ranking",
+            "frauds": "frauds",
+            "decisions": "decisions",
+        },
         panels=(
             Panel(
-                "Quality",
-                "against the labels as they matured; higher is better",
-                (
-                    Curve("average_precision", "average precision", "blue"),
-                    Curve("card_precision_at_100", "card P@100", "green"),
-                ),
-                options={"decimals": 3, "top": 1.0},
+                "Average precision",
+                "of each day's decisions against the truth; 1 is a perfect ranking",
+                (Curve("average_precision", "service", "blue"),),
+                options={"decimals": 3, "top": 1.0, "limit": Curve("random_average_precision", "random", "limit")},
+            ),
+            Panel(
+                "Card Precision@100",
+                "share of the day's 100 riskiest cards that are compromised",
+                (Curve("card_precision_at_100", "service", "green"),),
+                options={"decimals": 3, "limit": Curve("card_precision_ceiling", "perfect", "limit")},
             ),
             DRIFT,
             LATENCY,
@@ -99,32 +107,25 @@ SYSTEMS = {
 }
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """One promise and how it was kept: `good` is None where there is nothing to keep."""
-
-    label: str
-    value: str
-    detail: str
-    good: bool | None = None
-
-
 def write_report(report_dir: Path, story: Mapping[str, Any]) -> Path:
     """Writes `index.html` into `report_dir` (made if need be) and returns its path.
 
-    Paths of artefacts are taken as relative to the page.
+    Paths of artefacts are relative to the page. What the story holds is escaped; it cannot become markup.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["number"] = number
     sections = [_section(name, story[name]) for name in SYSTEMS if name in story]
     page = environment.get_template("report.html").render(
         sections=sections,
-        good=all(v.good is not False for s in sections for v in s["verdicts"]),
-        seconds=sum(s["story"].get("seconds", {}).get("total", 0) for s in sections),
+        seconds=sum(s["seconds"] for s in sections),
         command=story.get("command", "whiteboard demo"),
         artefacts=story.get("artefacts", []),
         results=json.dumps(_without_series(story), indent=2),
@@ -135,15 +136,6 @@ def write_report(report_dir: Path, story: Mapping[str, Any]) -> Path:
     return path
 
 
-def number(value: float | None, decimals: int = 0) -> str:
-    """A number as people read it; a dash for None.
-
-    >>> number(1754155), number(0.7526, 3), number(None)
-    ('1,754,155', '0.753', '–')
-    """
-    return "–" if value is None else f"{value:,.{decimals}f}"
-
-
 def _without_series(story: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: {k: v for k, v in value.items() if k != "series"} if name in SYSTEMS else value
@@ -151,36 +143,43 @@ def _without_series(story: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _section(name: str, story: Section) -> dict[str, Any]:
+def _section(name: str, story: Mapping[str, Any]) -> dict[str, Any]:
     """What the template needs of one system."""
     system = SYSTEMS[name]
     series = story.get("series", {})
     days: Sequence[Mapping[str, Any]] = series.get("days", [])
-    happened = sorted(series.get("events", []), key=lambda e: e["day"])
-    marks = [Mark(date.fromisoformat(e["day"]), i, _TONES[e["kind"]]) for i, e in enumerate(happened, 1)]
-    panels = [p for p in system.panels if any(d.get(c.key) is not None for d in days for c in p.curves)]
+    happened = sorted(series.get("events", []), key=lambda e: str(e["day"]))
+    marks = [Mark(date.fromisoformat(e["day"]), i, KINDS[e["kind"]][1]) for i, e in enumerate(happened, 1)]
+    drawn = [p for p in system.panels if any(d.get(c.key) is not None for d in days for c in p.curves)]
+    kept = verdicts(story)
     return {
         "name": name,
         "title": system.title,
         "picture": system.picture,
-        "story": story,
-        "verdicts": verdicts(story),
+        "figures": figures(story),
+        "verdicts": kept,
+        "broken": [f"{v.label}: {v.value}" for v in kept if v.good is False],
+        "kept": [f"{v.value} {v.label}" for v in kept if v.good and v.value == "0"],
         "happened": [
-            {"mark": m, "day": short(m.day), "kind": _KINDS[e["kind"]], "label": e["label"]}
+            {"number": m.number, "tone": m.tone, "day": short(m.day), "kind": KINDS[e["kind"]][0], "label": e["label"]}
             for m, e in zip(marks, happened, strict=True)
         ],
-        "panels": [{"title": p.title, "note": p.note, "svg": _draw(p, days, marks, _band(happened))} for p in panels],
-        "quality": {key: label for key, label in system.quality.items() if _measured(story, key)},
-        "champion": next((m for m in reversed(story.get("models", [])) if m.get("promoted")), None),
+        "panels": [{"title": p.title, "note": p.note, "svg": _draw(p, days, marks, happened)} for p in drawn],
+        "phases": list(story.get("quality", {})),
+        "quality": _quality(system, story.get("quality", {})),
+        "models": story.get("models", []),
+        "seconds": story.get("seconds", {}).get("total", 0),
         "stages": {k: v for k, v in story.get("seconds", {}).items() if k != "total"},
         "days": days,
         "columns": list(dict.fromkeys(k for d in days for k in d)),
     }
 
 
-def _draw(panel: Panel, days: Sequence[Mapping[str, Any]], marks: Sequence[Mark], band: tuple[date, date] | None) -> str:
+def _draw(
+    panel: Panel, days: Sequence[Mapping[str, Any]], marks: Sequence[Mark], happened: Sequence[Mapping[str, str]]
+) -> str:
     draw = bars if panel.kind == "bars" else lines
-    return draw(days, panel.curves, marks, band=band, **panel.options)
+    return draw(days, panel.curves, marks, band=_band(happened), **panel.options)
 
 
 def _band(happened: Sequence[Mapping[str, str]]) -> tuple[date, date] | None:
@@ -190,41 +189,13 @@ def _band(happened: Sequence[Mapping[str, str]]) -> tuple[date, date] | None:
     return (date.fromisoformat(changed), date.fromisoformat(cured)) if changed and cured else None
 
 
-def _measured(story: Section, metric: str) -> bool:
-    return any(phase.get(metric) is not None for phase in story.get("quality", {}).values())
-
-
-def verdicts(story: Section) -> list[Verdict]:
-    """The promises of a run, in the order of the page: nothing lost, nothing different, nothing failed, and the loop."""
-    found = []
-    if events := story.get("events"):
-        lost = events["produced"] - events["in_lake"] - events["dead_lettered"]
-        detail = f"of {number(events['produced'])}; {number(events['dead_lettered'])} malformed, kept as dead letters"
-        found.append(Verdict("events lost", number(lost), detail, lost == 0))
-    if parity := story.get("parity"):
-        detail = f"of {number(parity['compared'])} decisions recomputed offline; {number(parity['stale'])} read a stale row"
-        good = parity["mismatched"] == 0 and parity["compared"] > 0
-        found.append(Verdict("parity mismatches", number(parity["mismatched"]), detail, good))
-    if "failed_requests" in story:
-        failed = story["failed_requests"]
-        found.append(Verdict("failed requests", number(failed), f"of {number(story.get('decisions'))}", failed == 0))
-    if drift := story.get("drift"):
-        found.append(_drift_verdict(drift))
-    if models := story.get("models"):
-        promoted = [m["version"] for m in models if m.get("promoted")]
-        detail = f"{len(models)} trained, {len(models) - len(promoted)} refused by a gate"
-        found.append(Verdict("champion", " → ".join(f"v{v}" for v in promoted) or "none", detail, bool(promoted)))
-    if latency := story.get("latency_ms"):
-        detail = f"p50 {latency['p50']:.1f} ms, p95 {latency['p95']:.1f} ms"
-        found.append(Verdict("latency p99", f"{latency['p99']:.1f} ms", detail))
-    return found
-
-
-def _drift_verdict(drift: Section) -> Verdict:
-    alarms = f"{drift['false_alarms']} false alarm{'' if drift['false_alarms'] == 1 else 's'} before"
-    if drift["detected_day"] is None:
-        return Verdict("drift", "not seen", f"the world changed on {drift['happened_day']}; {alarms}", False)
-    happened, detected = (date.fromisoformat(drift[k]) for k in ("happened_day", "detected_day"))
-    delay = (detected - happened).days
-    value = "same day" if delay == 0 else f"{delay} day{'' if delay == 1 else 's'}"
-    return Verdict("until drift was seen", value, f"{short(happened)} → {short(detected)}; {alarms}", delay >= 0)
+def _quality(system: System, phases: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of the quality table: each metric with its value in every phase, the lesser ones after the main ones."""
+    rows = []
+    for names, minor in ((system.quality, False), (system.beside, True)):
+        for key, label in names.items():
+            values = [phase.get(key) for phase in phases.values()]
+            if any(v is not None for v in values):
+                cells = [number(v, 0 if isinstance(v, int) else 3) for v in values]
+                rows.append({"label": label, "cells": cells, "minor": minor})
+    return rows

@@ -105,7 +105,7 @@ def build(settings: Settings, as_of: datetime | None = None) -> Dataset:
         temporary.replace(path)
     joined = store.training_set(entities.drop(columns=["amount", "created_timestamp"]), "fraud_training")
     frame = joined.merge(entities[["transaction_id", "created_timestamp"]], on="transaction_id", validate="one_to_one")
-    return Dataset(_ordered(frame), as_of, counts)
+    return Dataset(ordered(frame), as_of, counts)
 
 
 def labelled_rows(
@@ -135,9 +135,9 @@ def labelled_rows(
         """SELECT count(*), count(is_fraud), count(*) FILTER (declined AND is_fraud IS NULL),
                   count(*) FILTER (is_fraud IS NOT NULL AND day > $newest) FROM payments""",
         {"newest": newest},
-    ).fetchone()
+    ).fetchall()[0]
     names = ("payments", "labelled", "declined_without_label", "labelled_too_new")
-    return connection.table("training_rows").df(), dict(zip(names, count or (), strict=True))
+    return connection.table("training_rows").df(), dict(zip(names, count, strict=True))
 
 
 _ROWS = """CREATE OR REPLACE TEMP TABLE payments AS
@@ -148,7 +148,7 @@ WITH known AS (  -- the last label of each payment
     SELECT transaction_id, any_value(decision) AS decision, min(propensity) AS propensity
     FROM {decisions} WHERE created_timestamp <= $as_of GROUP BY transaction_id
 )
-SELECT transaction_id, customer_id, terminal_id, amount, event_timestamp, created_timestamp, is_fraud,
+SELECT transaction_id, customer_id, terminal_id, amount, event_timestamp, created_timestamp, known.is_fraud,
        coalesce(decision = 'decline', false) AS declined,
        CASE WHEN decision = 'decline' THEN 1.0 ELSE coalesce(propensity, 1.0) END AS propensity,
        date_trunc('day', event_timestamp) AS day
@@ -159,6 +159,7 @@ FROM (
 """
 
 
-def _ordered(frame: pd.DataFrame) -> pd.DataFrame:
-    ordered = frame.sort_values(["event_timestamp", "transaction_id"], kind="stable", ignore_index=True)
-    return ordered[[*KEYS, "is_fraud", "weight", *FEATURES]]
+def ordered(frame: pd.DataFrame) -> pd.DataFrame:
+    """The columns of a Dataset, in order of time."""
+    by_time = frame.sort_values(["event_timestamp", "transaction_id"], kind="stable", ignore_index=True)
+    return by_time[[*KEYS, "is_fraud", "weight", *FEATURES]]

@@ -11,38 +11,34 @@ calibrated on the days of `stop` with scores for cards that were held out of the
 slice is as short as its frauds allow: after a change of the pattern a day that judges is a day that cannot teach.
 """
 
-import json
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
-from importlib.metadata import version as installed
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from pipelines.fraud.dataset import KEYS, Dataset
-from pipelines.fraud.ensemble import BEYOND_NOISE, TREES, Candidate, ablate, fit_anomaly, fit_linear, fit_trees
-from pipelines.fraud.evaluate import Evaluation, average_precision, better, days_of, evaluate
+from pipelines.fraud.dataset import Dataset
+from pipelines.fraud.ensemble import Candidate, ablate, fit_anomaly, fit_linear, fit_trees
+from pipelines.fraud.evaluate import Evaluation, days_of, evaluate
 from pipelines.fraud.figures import draw
+from pipelines.fraud.package import REFERENCE, describe, pack, register
+from pipelines.fraud.tuning import tune
 from whiteboard.errors import NotEnoughDataError
+from whiteboard.featurestore import FeatureStore
 from whiteboard.fraud.calibration import fit_calibration
 from whiteboard.fraud.decision import CostTable, fit_thresholds
 from whiteboard.fraud.events import SYSTEM
 from whiteboard.fraud.members import Member
 from whiteboard.fraud.model import FraudModel
-from whiteboard.registry import Registry, RunRecord, VersionRef
+from whiteboard.registry import VersionRef
 from whiteboard.settings import Settings
 
-Floats = NDArray[np.float64]
-
-HOLDOUT, REFERENCE = "holdout.parquet", "reference.parquet"
 LEAST_TREES = 150  # early stopping on a slice with a new pattern stops at once: nothing old helps there
-_REFERENCE_ROWS = 5_000
 _FITTERS: dict[str, Callable[[Dataset], Member]] = {"linear": fit_linear, "anomaly": fit_anomaly}
 
 
@@ -111,7 +107,8 @@ def train(
 ) -> Registered:
     """Fits, evaluates and registers a model as @challenger; `say` hears what is being done.
 
-    Raises NotEnoughDataError when the frauds do not suffice for the slices.
+    Feast gets a feature service with what the version reads. Raises NotEnoughDataError when the frauds do not suffice
+    for the slices.
     """
     began = time.perf_counter()
     config = config or TrainConfig()
@@ -119,25 +116,34 @@ def train(
     with tempfile.TemporaryDirectory() as temporary:
         model_dir, artifacts = Path(temporary) / "model", Path(temporary) / "artifacts"
         say("draws the plots")
-        artifacts.mkdir()
         draw(trained.model, trained.slices.test, artifacts / "plots")
-        _describe(trained, dataset, artifacts)
-        trained.model.save(model_dir)
-        trained.slices.test.frame.to_parquet(model_dir / HOLDOUT, index=False)
-        reference(trained.model, dataset, trained.slices, config.seed).to_parquet(model_dir / REFERENCE, index=False)
-        shutil.copy(model_dir / REFERENCE, artifacts / REFERENCE)
+        describe(trained, dataset, artifacts)
+        pack(trained, dataset, model_dir, config.seed)
+        shutil.copy(model_dir / REFERENCE, artifacts)
         say("registers the version")
         ref = register(settings, model_dir, trained, dataset, artifacts)
+    FeatureStore(settings).register_service(SYSTEM, ref.version, trained.model.features)
     return Registered(ref, trained, time.perf_counter() - began)
 
 
 def fit(dataset: Dataset, config: TrainConfig, say: Callable[[str], None] = lambda step: None) -> Trained:
-    """The model and its evaluation, nothing written anywhere."""
+    """The model and its evaluation, nothing written anywhere.
+
+    On one thread: when the cores are busy with other work, the threads of BLAS and OpenMP wait for each other actively
+    and take many times as long.
+    """
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(limits=1):
+        return _fit(dataset, config, say)
+
+
+def _fit(dataset: Dataset, config: TrainConfig, say: Callable[[str], None]) -> Trained:
     slices = split(dataset, config)
     params = dict(config.params)
     if config.tuning_s > 0:
         say(f"tunes for {config.tuning_s:.0f} s")
-        params |= tune(slices, config)
+        params |= tune(slices.fit, slices.stop, seconds=config.tuning_s, rounds=config.rounds, seed=config.seed)
     say(f"fits {len(slices.fit):,} payments")
     stopped = fit_trees(slices.fit, params=params, rounds=config.rounds, stop=slices.stop, seed=config.seed)
     trees = max(stopped.best_iteration, LEAST_TREES)
@@ -212,81 +218,6 @@ def split(dataset: Dataset, config: TrainConfig) -> Slices:
     return slices
 
 
-def tune(slices: Slices, config: TrainConfig) -> dict[str, Any]:
-    """The best parameters that Optuna finds on the stop slice within `tuning_s`; none if the defaults do as well.
-
-    The best of many trials on few frauds is partly luck, so it has to beat the defaults beyond noise.
-    """
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    scores: list[Floats] = []
-
-    def objective(trial: optuna.Trial) -> float:
-        params = {
-            "num_leaves": trial.suggest_int("num_leaves", 7, 31, log=True),
-            "learning_rate": trial.suggest_float("learning_rate", 0.02, 0.1, log=True),
-            "min_data_in_leaf": trial.suggest_int("min_data_in_leaf", 10, 200, log=True),
-            "lambda_l2": trial.suggest_float("lambda_l2", 0.1, 50.0, log=True),
-            "feature_fraction": trial.suggest_float("feature_fraction", 0.4, 1.0),
-        }
-        booster = fit_trees(slices.fit, params=params, rounds=config.rounds, stop=slices.stop, seed=config.seed)
-        scores.append(np.asarray(booster.predict(slices.stop.matrix(), raw_score=True, num_threads=1)))
-        return average_precision(slices.stop, scores[-1])
-
-    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=config.seed))
-    study.enqueue_trial(TREES)
-    study.optimize(objective, timeout=config.tuning_s)
-    best = study.best_trial
-    beaten = better(slices.stop, scores[best.number], scores[0], seed=config.seed) >= BEYOND_NOISE
-    return dict(best.params) if beaten else {}
-
-
-def reference(model: FraudModel, dataset: Dataset, slices: Slices, seed: int = 0) -> pd.DataFrame:
-    """A sample of what the features looked like lately, for the drift monitor: FEATURES, fraud_probability, time.
-
-    Drawn by weight, so that declines, which have no labels, are there as often as they came.
-    """
-    recent = dataset.slice(slices.stop.frame["event_timestamp"].min(), None)
-    share = recent.weight / recent.weight.sum()
-    rows = np.random.default_rng(seed).choice(len(recent), min(_REFERENCE_ROWS, len(recent)), p=share)
-    sample = recent.frame.iloc[np.sort(rows)][["transaction_id", "event_timestamp", *recent.features]]
-    return sample.assign(fraud_probability=model.predict(sample[list(recent.features)].to_numpy(dtype=np.float64)))
-
-
-def register(settings: Settings, model_dir: Path, trained: Trained, dataset: Dataset, artifacts: Path) -> VersionRef:
-    """Registers the files in `model_dir` as the next version, with the run that explains them."""
-    thresholds = trained.model.thresholds
-    record = RunRecord(
-        name=f"{SYSTEM} {dataset.as_of:%Y-%m-%d %H:%M}",
-        params={**trained.params, "members": next(c.members for c in trained.ablation if c.kept), **dataset.counts},
-        metrics={
-            **trained.evaluation.flat(),
-            "threshold_review": thresholds.review,
-            "threshold_decline": thresholds.decline,
-        },
-        tags={"data_fingerprint": dataset.fingerprint, "as_of": dataset.as_of.isoformat()},
-        artifacts=artifacts,
-    )
-    needed = [f"{package}=={installed(package)}" for package in ("lightgbm", "numpy", "pandas")]
-    return Registry(settings).register(
-        SYSTEM, model_dir, record, loader_module="whiteboard.fraud.model", requirements=needed
-    )
-
-
-def _describe(trained: Trained, dataset: Dataset, folder: Path) -> None:
-    texts = {
-        "features": list(dataset.features),
-        "ablation": [candidate.as_dict() for candidate in trained.ablation],
-        "slices": trained.slices.as_dict(),
-        "evaluation": trained.evaluation.as_dict(),
-        "costs": asdict(trained.model.costs),
-        "data": {"as_of": dataset.as_of.isoformat(), "fingerprint": dataset.fingerprint, **dataset.counts},
-    }
-    for name, content in texts.items():
-        (folder / f"{name}.json").write_text(json.dumps(content, indent=1, default=str))
-
-
 def _extent(rows: Dataset) -> dict[str, Any]:
     at = rows.frame["event_timestamp"]
     return {
@@ -295,10 +226,3 @@ def _extent(rows: Dataset) -> dict[str, Any]:
         "rows": len(rows),
         "frauds": int(rows.is_fraud.sum()),
     }
-
-
-def holdout(directory: Path, dataset_as_of: Any = None) -> Dataset:
-    """The labelled slice that went with a version: what neither it nor anything before it has learnt from."""
-    frame = pd.read_parquet(directory / HOLDOUT)
-    features = tuple(c for c in frame.columns if c not in {*KEYS, "is_fraud", "weight"})
-    return Dataset(frame, dataset_as_of or frame["created_timestamp"].max(), {}, features)

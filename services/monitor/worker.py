@@ -121,9 +121,9 @@ class Monitor:
         done: dict[str, int] = dict(self._windows[-1]["compared_to"]) if self._windows else {}
         coverage = {topic: self._lake.coverage(topic) for topic in (TRANSACTIONS, LABELS)}
         fresh = connection.sql(f'SELECT * FROM {self._decisions()} ORDER BY epoch, partition, "offset"').df()
-        place = fresh["epoch"].astype(str) + "/" + fresh["partition"].astype(str)
-        fresh = fresh[fresh["offset"] >= place.map(done).fillna(0)].assign(place=place)
-        ready = fresh["watermarks"].map(lambda w: covered(w, coverage)).groupby(fresh["place"]).cummin()
+        fresh["place"] = fresh["epoch"].astype(str) + "/" + fresh["partition"].astype(str)
+        fresh = fresh[fresh["offset"] >= fresh["place"].map(done).fillna(0)]
+        ready = fresh["watermarks"].map(lambda w: covered(w, coverage)).astype(bool).groupby(fresh["place"]).cummin()
         chosen = fresh[ready.astype(bool)]
         done |= {str(at): int(offset) + 1 for at, offset in chosen.groupby("place")["offset"].max().items()}
         transactions = self._lake.relation(TRANSACTIONS, Transaction)

@@ -2,18 +2,25 @@
 
     whiteboard fraud ingest --transactions transactions.parquet
 
-Columns: transaction_id, event_timestamp (UTC), customer_id, terminal_id, amount, is_fraud (may be empty), and optionally
-label_timestamp (when is_fraud became known; else a week later) and created_timestamp (when the payment became known;
-else when it happened). A file that breaks this is refused before anything is sent.
+    transaction_id,event_timestamp,customer_id,terminal_id,amount,is_fraud
+    t-000017,2026-01-31T08:15:00Z,c-12,m-88,57.16,false
+
+`is_fraud` may be empty. Optional columns are label_timestamp (when is_fraud became known; else a week later) and
+created_timestamp (when the payment became known; else when it happened). Times without a zone are UTC.
+A file that breaks this is refused before anything is sent.
 """
 
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from pandas.api import types
 
 from whiteboard.errors import ContractError
 from whiteboard.eventlog import EventProducer
@@ -23,9 +30,14 @@ from whiteboard.settings import Settings
 LABEL_DELAY = pd.Timedelta(days=7)
 MAX_AMOUNT = 1_000_000
 MAX_ID_LENGTH = 64
+UNIX_EPOCH = pd.Timestamp(0, tz="UTC")
 _IDS = ("transaction_id", "customer_id", "terminal_id")
 _REQUIRED = (*_IDS, "event_timestamp", "amount", "is_fraud")
 _TRUTHS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+_A_TIME = "a time in UTC such as 2026-01-31T08:15:00Z"
+_CHUNK = 20_000  # rows turned into Python objects at a time
+
+OnProgress = Callable[[int, int], None]  # (events sent, of how many)
 
 
 def read_transactions(path: Path) -> pd.DataFrame:
@@ -33,17 +45,39 @@ def read_transactions(path: Path) -> pd.DataFrame:
 
     Raises ContractError with column, row (the first data row is 1), value and expectation.
     """
+    try:
+        return checked(_read(path), source=path.name)
+    except FileNotFoundError as error:
+        raise _unreadable(path, "a file that exists") from error
+    except UnicodeDecodeError as error:
+        raise _unreadable(path, "text in UTF-8") from error
+    except pd.errors.ParserError as error:
+        line = re.search(r"in line (\d+)", str(error))  # the header is line 1
+        row = int(line[1]) - 1 if line else None
+        raise _unreadable(path, "as many fields as the header has", row) from error
+    except pd.errors.EmptyDataError as error:
+        raise _unreadable(path, "a header and rows") from error
+
+
+def _read(path: Path) -> pd.DataFrame:
     if path.suffix == ".csv":
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""])
-    elif path.suffix == ".parquet":
-        frame = pd.read_parquet(path)
-    else:
-        raise ContractError(source=path.name, column="-", row=None, value=path.suffix, expected="a .parquet or .csv file")
-    return checked(frame, source=path.name)
+        return pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""])  # an id of 007 stays 007
+    if path.suffix != ".parquet":
+        raise _unreadable(path, "a .parquet or .csv file")
+    from pyarrow import ArrowInvalid
+
+    try:
+        return pd.read_parquet(path)
+    except ArrowInvalid as error:
+        raise _unreadable(path, "a Parquet file") from error
+
+
+def _unreadable(path: Path, expected: str, row: int | None = None) -> ContractError:
+    return ContractError(source=path.name, column="(all)", row=row, value=path.name, expected=expected)
 
 
 def checked(frame: pd.DataFrame, source: str = "transactions") -> pd.DataFrame:
-    """`frame` in the contract's types, or a ContractError for its first bad value."""
+    """`frame` in the contract's types and in order of created_timestamp, or a ContractError for its first bad value."""
     for column in _REQUIRED:
         if column not in frame:
             expected = f"this column; the file has {', '.join(map(str, frame.columns))}"
@@ -52,39 +86,61 @@ def checked(frame: pd.DataFrame, source: str = "transactions") -> pd.DataFrame:
     def refuse(column: str, bad: "pd.Series[bool]", expected: str) -> None:
         if bad.any():
             at = int(bad.to_numpy().argmax())
-            raise ContractError(
-                source=source, column=column, row=at + 1, value=frame[column].tolist()[at], expected=expected
-            )
+            value = frame[column].tolist()[at]
+            raise ContractError(source=source, column=column, row=at + 1, value=value, expected=expected)
 
     frame = frame.reset_index(drop=True)
     out = pd.DataFrame(index=frame.index)
     for column in _IDS:
-        refuse(column, frame[column].isna(), "an id")
-        out[column] = frame[column].astype(str)
+        given = frame[column]
+        refuse(column, given.isna(), "an id")
+        no_id = types.is_float_dtype(given) or types.is_bool_dtype(given) or types.is_datetime64_any_dtype(given)
+        refuse(column, pd.Series(no_id, frame.index), "an id: text or a whole number")
+        out[column] = given.astype(str)
         refuse(column, ~out[column].str.len().between(1, MAX_ID_LENGTH), f"an id of 1 to {MAX_ID_LENGTH} characters")
     refuse("transaction_id", out["transaction_id"].duplicated(), "an id that no earlier row has")
 
     out["event_timestamp"] = _utc(frame["event_timestamp"])
-    refuse("event_timestamp", out["event_timestamp"].isna(), "a time in UTC such as 2026-01-31T08:15:00Z")
-    out["amount"] = pd.to_numeric(frame["amount"], errors="coerce").astype(float)
+    refuse("event_timestamp", out["event_timestamp"].isna(), _A_TIME)
+    out["amount"] = _numbers(frame["amount"])
     refuse("amount", ~out["amount"].between(0, MAX_AMOUNT), f"a number from 0 to {MAX_AMOUNT:,}")  # NaN is not between
-    truths = frame["is_fraud"].astype("string").str.lower().map(_TRUTHS)
-    refuse("is_fraud", truths.isna() & frame["is_fraud"].notna(), "true, false, 1, 0 or empty")
-    out["is_fraud"] = truths.astype("boolean")
-    for column, default in (("label_timestamp", LABEL_DELAY), ("created_timestamp", pd.Timedelta(0))):
-        given = _utc(frame[column]) if column in frame else pd.Series(pd.NaT, frame.index, dtype="datetime64[us, UTC]")
+    out["is_fraud"] = _truths(frame["is_fraud"])
+    refuse("is_fraud", out["is_fraud"].isna() & frame["is_fraud"].notna(), "true, false, 1, 0 or empty")
+    for column, delay in (("label_timestamp", LABEL_DELAY), ("created_timestamp", pd.Timedelta(0))):
+        default = out["event_timestamp"] + delay
+        out[column] = default
         if column in frame:
-            refuse(column, given.isna() & frame[column].notna(), "a time in UTC, or empty")
-        out[column] = given.fillna(out["event_timestamp"] + default)
-        early = out[column] < out["event_timestamp"]
-        refuse(column, early, "a time not before event_timestamp")
+            given = _utc(frame[column])
+            refuse(column, given.isna() & frame[column].notna(), f"{_A_TIME}, or empty")
+            out[column] = given.fillna(default)
+            refuse(column, out[column] < out["event_timestamp"], "a time not before event_timestamp")
+    # there is one clock, also for history: what has not happened yet cannot be known
+    now = pd.Timestamp.now("UTC")
+    refuse("event_timestamp", ~out["event_timestamp"].between(UNIX_EPOCH, now), f"a time from 1970 to {now:%Y-%m-%d}")
+    if "created_timestamp" in frame:
+        refuse("created_timestamp", out["created_timestamp"] > now, f"a time until {now:%Y-%m-%d}")
     return out.sort_values("created_timestamp", kind="stable", ignore_index=True)
 
 
-def _utc(column: "pd.Series[str]") -> "pd.Series[pd.Timestamp]":
-    return pd.to_datetime(column, utc=True, errors="coerce", format="ISO8601" if column.dtype == object else None).astype(
-        "datetime64[us, UTC]"
-    )
+def _utc(column: "pd.Series[Any]") -> "pd.Series[pd.Timestamp]":
+    """Times in UTC, NaT for what is none; a number is no time, for nobody says of which unit."""
+    if types.is_numeric_dtype(column):
+        return pd.Series(pd.NaT, column.index, dtype="datetime64[us, UTC]")
+    form = None if types.is_datetime64_any_dtype(column) else "ISO8601"
+    return pd.to_datetime(column, utc=True, errors="coerce", format=form).astype("datetime64[us, UTC]")
+
+
+def _numbers(column: "pd.Series[Any]") -> "pd.Series[float]":
+    if types.is_bool_dtype(column):
+        return pd.Series(np.nan, column.index)
+    return pd.to_numeric(column, errors="coerce").astype(float)
+
+
+def _truths(column: "pd.Series[Any]") -> "pd.Series[bool]":
+    """True, False, or NA for what is neither."""
+    if types.is_bool_dtype(column):
+        return column.astype("boolean")
+    return column.astype("string").str.lower().map(_TRUTHS).astype("boolean")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +153,14 @@ class Ingested:
     withheld: pd.DataFrame
 
     @property
+    def events(self) -> int:
+        """Transactions and labels sent."""
+        return self.transactions + self.labels
+
+    @property
     def events_per_s(self) -> float:
         """Transactions and labels sent and acknowledged per second."""
-        return (self.transactions + self.labels) / max(self.seconds, 1e-9)
+        return self.events / max(self.seconds, 1e-9)
 
 
 def labels_of(transactions: pd.DataFrame) -> pd.DataFrame:
@@ -116,29 +177,38 @@ def ingest(
     transactions: pd.DataFrame,
     *,
     until: pd.Timestamp | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: OnProgress = lambda done, total: None,
 ) -> Ingested:
     """Sends checked transactions and their labels in the order in which they became known, stamped with that time.
 
-    Labels that became known at `until` or later are not sent but returned. `progress` is called with (sent, total).
+    Labels that become known at `until` (default: now) or later are not sent but returned. Raises
+    EventLogUnavailableError if not every event was acknowledged.
     """
     labels = labels_of(transactions)
-    due = labels if until is None else labels[labels["event_timestamp"] < until]
-    withheld = labels.iloc[len(due) :]
-    order = pd.concat([transactions["created_timestamp"], due["event_timestamp"]], ignore_index=True)
-    total, started = len(order), time.perf_counter()
-    payments = transactions.to_dict("records")
-    verdicts = due.to_dict("records")
+    due = labels[labels["event_timestamp"] < (pd.Timestamp.now("UTC") if until is None else until)]
+    withheld = labels.iloc[len(due) :].reset_index(drop=True)
+    total, started = len(transactions) + len(due), time.perf_counter()
     with EventProducer(settings, "ingest", SCHEMAS, linger_ms=20) as producer:
-        for done, i in enumerate(order.argsort(kind="stable"), 1):
-            if i < len(payments):
-                send_transaction(producer, payments[i])
-            else:
-                send_label(producer, verdicts[i - len(payments)])
-            if done % 1_000 == 0 or done == total:
+        for done, (send, row) in enumerate(_as_they_became_known(transactions, due), 1):
+            send(producer, row)
+            if done % 1_000 == 0:
                 progress(done, total)
         producer.flush(timeout_s=120)
-    return Ingested(len(payments), len(verdicts), time.perf_counter() - started, withheld.reset_index(drop=True))
+    progress(total, total)
+    return Ingested(len(transactions), len(due), time.perf_counter() - started, withheld)
+
+
+def _as_they_became_known(
+    transactions: pd.DataFrame, labels: pd.DataFrame
+) -> Iterator[tuple[Callable[[EventProducer, dict[str, Any]], None], dict[str, Any]]]:
+    known = pd.concat([transactions["created_timestamp"], labels["event_timestamp"]], ignore_index=True)
+    order, first_label = known.argsort(kind="stable").to_numpy(), len(transactions)
+    for start in range(0, len(order), _CHUNK):
+        part = order[start : start + _CHUNK]
+        payments = iter(transactions.iloc[part[part < first_label]].to_dict("records"))
+        verdicts = iter(labels.iloc[part[part >= first_label] - first_label].to_dict("records"))
+        for at in part:
+            yield (send_transaction, next(payments)) if at < first_label else (send_label, next(verdicts))
 
 
 def send_transaction(producer: EventProducer, row: dict[str, Any]) -> None:
@@ -165,8 +235,26 @@ def send_label(producer: EventProducer, row: dict[str, Any], *, created_us: int 
         is_fraud=bool(row["is_fraud"]),
         source=row["source"],
     )
-    producer.send(LABELS, event, key=event.customer_id, created_us=created_us or _micros(row["event_timestamp"]))
+    if created_us is None:
+        created_us = _micros(row["event_timestamp"])
+    producer.send(LABELS, event, key=event.customer_id, created_us=created_us)
 
 
 def _micros(moment: pd.Timestamp) -> int:
-    return int(moment.as_unit("us").value)
+    return int(moment.value) // 1000  # `value` is in nanoseconds, whatever the unit
+
+
+@contextmanager
+def progress_bar() -> Iterator[OnProgress]:
+    """A bar on the terminal, with events per second, to be given to `ingest`."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("events sent"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}/s"))
+    with Progress(*columns, TimeRemainingColumn()) as bar:
+        task, started = bar.add_task("ingest", total=None, rate=""), time.perf_counter()
+
+        def progress(done: int, total: int) -> None:
+            rate = f"{done / max(time.perf_counter() - started, 1e-9):,.0f}"
+            bar.update(task, completed=done, total=total, rate=rate)
+
+        yield progress

@@ -56,6 +56,12 @@ class DecisionClient:
         for connection in self._connections:
             connection.close()
 
+    def __enter__(self) -> "DecisionClient":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     @staticmethod
     def _send(
         connection: http.client.HTTPConnection, payments: list[Payment], on_answer: Callable[[], None]
