@@ -10,6 +10,7 @@
 When the registry is gone, `last_good` gives the version that an alias named last, out of the copies.
 """
 
+import fcntl
 import json
 import logging
 import os
@@ -80,11 +81,27 @@ class Registry:
             os.environ.setdefault(key, value)
 
     def prepare(self) -> None:
-        """Creates the registry's database if there is none yet; takes some seconds the first time."""
-        if path := self._sqlite_path():
-            path.parent.mkdir(parents=True, exist_ok=True)
-        with _asking(self._uri):
-            self._client.search_registered_models(max_results=1)
+        """Creates the registry's database if there is none yet; takes some seconds the first time.
+
+        It is made beside its place and then moved there whole: MLflow makes the tables in dozens of steps, and another
+        process that opens the file half-way would begin them anew.
+        """
+        path = self._sqlite_path()
+        if path is None or path.exists():
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with (path.parent / "prepare.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if path.exists():
+                return
+            unfinished = path.with_name("unfinished.db")
+            unfinished.unlink(missing_ok=True)  # left by a process that was killed here
+            with _asking(self._uri):
+                from mlflow import MlflowClient
+
+                uri = f"sqlite:///{unfinished}"
+                MlflowClient(uri, uri).search_registered_models(max_results=1)
+            unfinished.rename(path)
 
     def register(
         self,
@@ -235,9 +252,10 @@ class Registry:
                     f"the files of {ref.name} version {ref.version} are not those that were registered "
                     f"(manifest {ref.digest[:12]}…); register the version again"
                 )
-            shutil.rmtree(target, ignore_errors=True)  # a damaged copy
-            with suppress(OSError):  # another process was faster; its copy is checked below
-                found.parent.rename(target)
+            if not intact(target, ref.digest):  # or another process was faster, and its copy is in use by now
+                shutil.rmtree(target, ignore_errors=True)
+                with suppress(OSError):
+                    found.parent.rename(target)
         if not intact(target, ref.digest):
             raise ModelError(f"cannot keep a copy of {ref.name} version {ref.version} in {target}; is it writable?")
 

@@ -24,7 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pipelines.fraud.dataset import KEYS, Dataset
 from pipelines.fraud.ensemble import fit_trees
-from pipelines.fraud.protocol import Floats, Windows, is_fraud, leak_check, midnight
+from pipelines.fraud.protocol import Floats, Windows, hidden_frauds, is_fraud, leak_check, midnight
 from pipelines.fraud.train import Slices, TrainConfig, calibrated
 from whiteboard.errors import NotEnoughDataError
 from whiteboard.fraud.decision import actions, realised_cost
@@ -109,9 +109,12 @@ def _rows(transactions: pd.DataFrame, windows: list[Windows], seed: int) -> pd.D
     needed = thinned.copy()
     for window in windows:
         needed |= window.train_rows(transactions) | window.test_rows(transactions)
-    weight = np.where(fraud, 1.0, 1 / share)
-    rows = transactions.assign(is_fraud=fraud.astype(np.float64), weight=weight, thinned=thinned)
-    return rows[needed]
+    rows: pd.DataFrame = transactions[needed].assign(
+        is_fraud=fraud[needed].astype(np.float64),
+        weight=np.where(fraud, 1.0, 1 / share)[needed],
+        thinned=thinned[needed],
+    )
+    return rows
 
 
 def with_features(transactions: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
@@ -122,10 +125,10 @@ def with_features(transactions: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFram
         connection.register("file", transactions)
         connection.register("chosen", rows)
         connection.execute(_LAKE)
-        frame = connection.sql(point_in_time_sql("chosen", "payments", "labels", "created")).df()
+        frame: pd.DataFrame = connection.sql(point_in_time_sql("chosen", "payments", "labels", "created")).df()
     others = ["transaction_id", "is_fraud", "label_timestamp", "weight", "thinned"]
-    joined: pd.DataFrame = frame.merge(rows[others], on="transaction_id", validate="one_to_one")
-    return joined.sort_values(["event_timestamp", "transaction_id"], ignore_index=True)
+    frame = frame.merge(rows[others], on="transaction_id", validate="one_to_one")
+    return frame.sort_values(["event_timestamp", "transaction_id"], ignore_index=True)
 
 
 # The lake's relations, as if the file had gone through the event log line by line.
@@ -163,7 +166,7 @@ def _week(
         risk = model.predict(test.matrix())
         reports[name] = judge(_scored(test, risk), CARDS_A_DAY, extra=_money(model), seed=seed)
         if name == HEADLINE and truth is not None:
-            leaks = leak_check(test.frame, risk, transactions, truth)
+            leaks = hidden_frauds(test.frame, risk, transactions, truth)
         step(f"test from {windows.test_start}: {name}")
     reports[LINEAR] = judge(_scored(test, _logistic_regression(train, test)), CARDS_A_DAY, seed=seed)
     step(f"test from {windows.test_start}: {LINEAR}")
@@ -251,10 +254,8 @@ def _summary(results: list[dict[str, Any]], windows: Windows) -> dict[str, Any]:
             for week in results
         ],
     }
-    leaks = [week["leaks"] for week in results if week["leaks"]]
-    if frauds := sum(leak["frauds"] for leak in leaks):
-        mean = sum(leak["frauds"] * leak["mean_percentile"] for leak in leaks if leak["frauds"]) / frauds
-        result["leak_check"] = {"frauds": frauds, "mean_percentile": mean, "noise": 0.57 / frauds**0.5}
+    if all(week["leaks"] is not None for week in results):
+        result["leak_check"] = leak_check([week["leaks"] for week in results])
     return result
 
 

@@ -7,6 +7,7 @@ Labels take `delay_days` to come, so what happens in between can teach nothing. 
 have been blocked: they are taken out of the test (chapter 5, "Validation strategies").
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 
@@ -19,7 +20,7 @@ from whiteboard.errors import NotEnoughDataError
 Mask = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 
-_EXPLAINED_AMOUNT = 220.0  # a larger amount is a fraud by itself: a model may rank it high without any label
+_TELLING = 220.0  # a larger amount gives a fraud away without any label
 
 
 @dataclass(frozen=True)
@@ -90,18 +91,29 @@ def is_fraud(transactions: pd.DataFrame) -> Mask:
     return transactions["is_fraud"].fillna(False).to_numpy(dtype=bool)
 
 
-def leak_check(test: pd.DataFrame, risk: Floats, transactions: pd.DataFrame, truth: pd.DataFrame) -> dict[str, float]:
-    """Where frauds rank that no honest model can know of: how many "frauds" there are, and their "mean_percentile".
+def hidden_frauds(test: pd.DataFrame, risk: Floats, transactions: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
+    """The frauds of `test` that no honest model can know of: their terminal_id and the percentile of their risk.
 
-    They are the payments of `test` at a compromised terminal (scenario 2), of an ordinary amount, before the first
-    label of that compromise became known. If features saw labels too early they would rank high; about ½ is right
-    (± 0.57 / √frauds). NaN when there are none.
+    They were made at a compromised terminal (scenario 2), for an ordinary amount, before the first label of that
+    compromise became known.
     """
     at_terminals = truth[truth["scenario"] == 2]
-    happened = at_terminals.merge(transactions[["transaction_id", "terminal_id", "label_timestamp"]], on="transaction_id")
-    compromise = ["terminal_id", "compromised_since"]
-    happened["known_from"] = happened.groupby(compromise)["label_timestamp"].transform("min")
-    known_from = test["transaction_id"].map(happened.set_index("transaction_id")["known_from"])
-    hidden = (known_from >= test["event_timestamp"]) & (test["amount"] <= _EXPLAINED_AMOUNT)
-    percentile = pd.Series(risk).rank(pct=True).to_numpy()[hidden.to_numpy()]
-    return {"frauds": len(percentile), "mean_percentile": float(percentile.mean()) if len(percentile) else np.nan}
+    made = at_terminals.merge(transactions[["transaction_id", "terminal_id", "label_timestamp"]], on="transaction_id")
+    known_from = made.groupby(["terminal_id", "compromised_since"])["label_timestamp"].transform("min")
+    known_from.index = pd.Index(made["transaction_id"])
+    unknown = test["transaction_id"].map(known_from) >= test["event_timestamp"]
+    percentile = pd.Series(risk, index=test.index).rank(pct=True)
+    return test.assign(percentile=percentile).loc[unknown & (test["amount"] <= _TELLING), ["terminal_id", "percentile"]]
+
+
+def leak_check(weeks: Sequence[pd.DataFrame]) -> dict[str, float]:
+    """Whether the hidden frauds of all weeks rank at random: {"frauds", "mean_percentile", "noise"}.
+
+    The mean should lie within ½ ± `noise` (95 % at least: the frauds at one terminal are taken to rank alike); above
+    it, some feature sees labels too early. NaN when there are no hidden frauds.
+    """
+    hidden = pd.concat([week.assign(week=i) for i, week in enumerate(weeks)])
+    sizes = hidden.groupby(["week", "terminal_id"]).size()
+    spread = float(np.sqrt((sizes**2).sum() / 12))  # a percentile at random has the variance 1/12
+    noise = 1.96 * spread / len(hidden) if len(hidden) else np.nan
+    return {"frauds": len(hidden), "mean_percentile": float(hidden["percentile"].mean()), "noise": noise}

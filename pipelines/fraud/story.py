@@ -4,6 +4,7 @@ Read from the lake, the monitor's windows, the dead letters and the world's trut
 but what only the client can know (what it sent, latencies, failures).
 """
 
+from dataclasses import replace
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +14,12 @@ from rich.table import Table
 
 from whiteboard.deadletters import list_dead_letters
 from whiteboard.fraud.events import DECISIONS, LABELS, TRANSACTIONS, Decision, Label, Transaction
-from whiteboard.fraud.metrics import average_precision, card_precision
+from whiteboard.fraud.metrics import Scored, average_precision, card_precision, dense
 from whiteboard.lake import Lake, connect
 from whiteboard.settings import Settings
 
 if TYPE_CHECKING:
     from pipelines.fraud.demo import Chronicle
-
-TOP_CARDS = 100
 
 
 def events(settings: Settings, chronicle: "Chronicle") -> dict[str, int]:
@@ -54,14 +53,19 @@ def quality(frame: pd.DataFrame) -> dict[str, float | None]:
     """Average precision and Card Precision@100 of decisions against the truth; None where there is no fraud."""
     if not frame["is_fraud"].any():
         return {"average_precision": None, "card_precision_at_100": None, "frauds": 0, "decisions": len(frame)}
-    fraud, risk = frame["is_fraud"].to_numpy(), frame["fraud_probability"].to_numpy()
-    day = frame["event_timestamp"].dt.floor("D").astype("int64").to_numpy()
-    card = pd.factorize(frame["customer_id"])[0]
+    fraud = frame["is_fraud"].to_numpy(dtype=float)
+    scored = Scored(
+        day=dense(frame["event_timestamp"].dt.floor("D")),
+        card=dense(frame["customer_id"]),
+        is_fraud=fraud,
+        amount=np.zeros(len(frame)),
+        risk=frame["fraud_probability"].to_numpy(),
+    )
     return {
-        "average_precision": round(average_precision(fraud, risk), 4),
-        "card_precision_at_100": round(card_precision(day, card, fraud, risk, TOP_CARDS), 4),
+        "average_precision": round(average_precision(fraud, scored.risk), 4),
+        "card_precision_at_100": round(card_precision(scored), 4),
         "random_average_precision": round(float(fraud.mean()), 4),
-        "card_precision_ceiling": round(card_precision(day, card, fraud, fraud.astype(float), TOP_CARDS), 4),
+        "card_precision_ceiling": round(card_precision(replace(scored, risk=fraud)), 4),
         "frauds": int(fraud.sum()),
         "decisions": len(frame),
     }

@@ -109,8 +109,8 @@ class FraudService:
         while True:
             try:
                 await asyncio.to_thread(self.refresh)
-            except WhiteboardError as error:
-                log.warning("refresh failed", extra={"error": str(error)})
+            except Exception:  # this loop must outlive whatever a refresh meets
+                log.exception("refresh failed")
             await asyncio.sleep(self.settings.model_poll_s)
 
     def missing(self) -> dict[str, str]:

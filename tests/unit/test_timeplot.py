@@ -49,3 +49,9 @@ def test_a_row_of_bars_is_scaled_by_its_own_maximum() -> None:
 def test_no_days_and_no_values_are_plots_without_curves() -> None:
     assert 'class="line' not in lines([], [A], []) + lines([{"day": "2026-03-01"}], [A], [])
     assert bars([{"day": "2026-03-01"}], [A], []).count('height="0.0"') == 1
+
+
+def test_a_curve_of_zeros_lies_on_the_floor() -> None:
+    days = [{"day": "2026-03-01", "a": 0.0}, {"day": "2026-03-02", "a": 0.0}]
+    (path,) = re.findall(r'class="line blue" d="M([^"]+)"', lines(days, [A], []))
+    assert {float(point.split()[1]) for point in path.split(" L")} == {FLOOR}

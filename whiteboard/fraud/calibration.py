@@ -18,6 +18,7 @@ from whiteboard.errors import ModelError
 Floats = NDArray[np.float64]
 
 _KNOTS = 400
+_LEAST_SLOPE = 0.05
 _MARGIN = 5.0  # log-odds beyond the scores seen, in which new ones still differ
 
 
@@ -50,28 +51,31 @@ class Calibration:
 def fit_calibration(raw: Floats, is_fraud: Floats, weight: Floats) -> Calibration:
     """The logistic curve of `is_fraud` (0 or 1) on `raw`, as knots.
 
-    With Platt's targets (n + 1) / (n + 2) instead of 0 and 1 a slice without any overlap still gives finite odds.
-    Raises ModelError when the slice has no frauds, no honest payments, or the score ranks backwards.
+    With Platt's targets (n + 1) / (n + 2) instead of 0 and 1 a slice without any overlap still gives finite odds. A
+    score that ranks backwards gets the least slope: the curve keeps the order and the overall share, and it is for the
+    gates to refuse such a model. Raises ModelError when the slice has no frauds or no honest payments.
     """
     frauds, honest = float(weight @ is_fraud), float(weight @ (1 - is_fraud))
     if not frauds or not honest:
         raise ModelError("calibration needs both frauds and honest payments in its slice; take a longer one")
-    slope, intercept = _platt(raw, np.where(is_fraud > 0, (frauds + 1) / (frauds + 2), 1 / (honest + 2)), weight)
-    if slope <= 0:
-        raise ModelError(f"the score ranks frauds below honest payments on the calibration slice (slope {slope:.3f})")
+    target = np.where(is_fraud > 0, (frauds + 1) / (frauds + 2), 1 / (honest + 2))
+    ones = np.ones((len(raw), 1))
+    slope, intercept = _logistic(np.column_stack([raw, ones]), target, weight, np.zeros(len(raw)))
+    if slope < _LEAST_SLOPE:
+        slope = _LEAST_SLOPE
+        (intercept,) = _logistic(ones, target, weight, slope * raw)
     knots = np.linspace(raw.min() - _MARGIN, raw.max() + _MARGIN, _KNOTS)
     return Calibration(knots.tolist(), (1 / (1 + np.exp(-(slope * knots + intercept)))).tolist())
 
 
-def _platt(raw: Floats, target: Floats, weight: Floats) -> tuple[float, float]:
-    """Slope and intercept of the weighted logistic regression of soft targets, by Newton's method."""
-    design = np.column_stack([raw, np.ones_like(raw)])
-    beta = np.array([1.0, 0.0])
-    for _ in range(50):
-        p = 1 / (1 + np.exp(-(design @ beta)))
-        curvature = (design * (weight * p * (1 - p))[:, None]).T @ design + 1e-9 * np.eye(2)
+def _logistic(design: Floats, target: Floats, weight: Floats, offset: Floats) -> list[float]:
+    """The coefficients of the weighted logistic regression of soft targets, by Newton's method."""
+    beta = np.zeros(design.shape[1])
+    for _ in range(100):
+        p = 1 / (1 + np.exp(-(design @ beta + offset)))
+        curvature = (design * (weight * p * (1 - p))[:, None]).T @ design + 1e-9 * np.eye(len(beta))
         step = np.linalg.solve(curvature, design.T @ (weight * (target - p)))
         beta = beta + np.clip(step, -1.0, 1.0)  # damped: far from the solution a full step overshoots
         if np.abs(step).max() < 1e-9:
             break
-    return float(beta[0]), float(beta[1])
+    return [float(b) for b in beta]

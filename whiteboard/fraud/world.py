@@ -11,7 +11,7 @@ its world lacks: labels that come late, events that come late, hot keys, and a f
 What really happened (`World.truth`) is a frame of its own; no part of the system reads it except to judge the system.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -19,20 +19,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
+from whiteboard.fraud.scenarios import DAY_S, Draft, Floats, Generators, Ints, add_card_testing, defraud, payments
 
-DAY_S = 86_400
-LARGE_AMOUNT = 220.0  # scenario 1: every amount above it is a fraud
-TERMINAL_COMPROMISED_DAYS = 28  # scenario 2
-CARD_COMPROMISED_DAYS = 14  # scenario 3
-CARD_FRAUD_SHARE = 3  # scenario 3: one in three payments of the leaked cards
-CARD_FRAUD_FACTOR = 5.0  # scenario 3: times the amount
-TESTING_NIGHTS = 3  # scenario 4: nights on which a leaked card is tried
-TESTING_BURST = 8.0  # scenario 4: payments a night, on average
-TESTING_GAP_S = 240.0  # scenario 4: between two of them, on average
 REVIEW_DELAY = pd.Timedelta(days=1)  # an analyst's verdict on a reviewed payment
 
 
@@ -91,24 +80,8 @@ class World:
         return path
 
 
-@dataclass
-class _Draft:
-    """The transactions while they are made, as columns; day and second count from the start of the world."""
-
-    customer: Ints
-    terminal: Ints
-    second: Ints
-    amount: Floats
-    scenario: Ints
-    since_day: Ints
-
-    @property
-    def day(self) -> Ints:
-        return self.second // DAY_S
-
-
 def simulate(config: WorldConfig) -> World:
-    """The world of `config`, the same for the same seed; 1.75 M transactions in about five seconds.
+    """The world of `config`, the same for the same seed; the Handbook's 1.75 M transactions take seconds.
 
     Randomness is drawn apart for each part, so a switch changes only what it is about: with `shift_day` the days
     before it are those of the world without.
@@ -117,128 +90,20 @@ def simulate(config: WorldConfig) -> World:
     def rng(part: int) -> np.random.Generator:
         return np.random.default_rng([config.seed, part])
 
-    draft = _payments(config, rng)
-    _defraud(config, rng, draft)
+    draft = payments(config, rng)
+    defraud(config, rng, draft)
     if config.shift_day is not None:
-        draft = _add_card_testing(config, rng(9), draft)
+        draft = add_card_testing(config, rng(9), draft)
     order = np.argsort(draft.second, kind="stable")
-    draft = _Draft(*(getattr(draft, name)[order] for name in draft.__dataclass_fields__))
+    draft = Draft(*(getattr(draft, name)[order] for name in draft.__dataclass_fields__))
     return World(config, _transactions(config, rng, draft), _truth(config, draft))
 
 
-def _payments(config: WorldConfig, rng: Callable[[int], np.random.Generator]) -> _Draft:
-    """The legitimate payments (Handbook, chapter 3, "Transaction generation process")."""
-    people = rng(0)
-    place = people.uniform(0, config.side, (config.customers, 2))
-    mean = people.uniform(5, 100, config.customers)
-    rate = people.uniform(0, 4, config.customers)
-    shop_place = rng(1).uniform(0, config.side, (config.terminals, 2))
-    reach = cKDTree(shop_place).query_ball_point(place, config.radius, return_sorted=True)
-    reachable = np.array([len(r) for r in reach])
-    first = np.concatenate([[0], np.cumsum(reachable)[:-1]])
-    shops = np.concatenate([np.asarray(r, dtype=np.int64) for r in reach])
-
-    counts = rng(2).poisson(rate[:, None], (config.customers, config.days))
-    day = np.tile(np.arange(config.days), config.customers).repeat(counts.ravel())
-    customer = np.arange(config.customers).repeat(counts.sum(axis=1))
-    second = rng(3).normal(DAY_S / 2, 20_000, day.size).astype(np.int64)
-    hots = rng(4)
-    hot = hots.random(day.size) < config.hot_share
-    customer[hot] = hots.choice(np.flatnonzero(reachable)[: config.hot_keys], hot.sum())
-    # A draw outside the day is no payment (3 % of them: that gives the published count), nor is one without a terminal.
-    kept = (second > 0) & (second < DAY_S) & (reachable[customer] > 0)
-    customer, second = customer[kept], (day * DAY_S + second)[kept]
-
-    amount = rng(5).normal(mean[customer], mean[customer] / 2)
-    amount = np.where(amount < 0, rng(6).uniform(0, 2 * mean[customer]), amount).round(2)
-    terminal = shops[first[customer] + rng(7).integers(0, reachable[customer])]
-    terminal[hot[kept]] = rng(8).integers(0, config.hot_keys, hot[kept].sum())
-    zeros = np.zeros(second.size, dtype=np.int64)
-    return _Draft(customer, terminal, second, amount, zeros, zeros - 1)
-
-
-def _defraud(config: WorldConfig, rng: Callable[[int], np.random.Generator], draft: _Draft) -> None:
-    """Scenarios 1 to 3, in place and in the Handbook's order: a later one overwrites an earlier one."""
-    large = draft.amount > LARGE_AMOUNT
-    draft.scenario[large] = 1
-
-    by_terminal = _Index(draft.terminal, draft.day)
-    daily = config.terminal_leaks_per_day * config.terminals / 10_000
-    for day, leaked in _leaks(rng(10), config.days, daily, config.terminals):
-        for terminal in leaked:
-            rows = by_terminal.rows(terminal, day, day + TERMINAL_COMPROMISED_DAYS)
-            draft.scenario[rows], draft.since_day[rows] = 2, day
-
-    by_customer, picks = _Index(draft.customer, draft.day), rng(12)
-    daily = config.card_leaks_per_day * config.customers / 5_000
-    for day, leaked in _leaks(rng(11), config.days, daily, config.customers):
-        if config.shift_day is not None and day >= config.shift_day:
-            break
-        rows = np.concatenate([by_customer.rows(c, day, day + CARD_COMPROMISED_DAYS) for c in leaked])
-        rows = picks.choice(rows, rows.size // CARD_FRAUD_SHARE, replace=False)
-        draft.amount[rows] = (draft.amount[rows] * CARD_FRAUD_FACTOR).round(2)
-        draft.scenario[rows], draft.since_day[rows] = 3, day
-
-
-def _add_card_testing(config: WorldConfig, rng: np.random.Generator, draft: _Draft) -> _Draft:
-    """Scenario 4, from the shift on: bursts of small extra payments at night, at terminals opened for the purpose.
-
-    A leaked card is tried on three nights at one new terminal, which is gone before its first label comes. To a model
-    of the old frauds these are small payments at a terminal without a past: the amount, the hour, the speed and the
-    terminal all differ from what it learnt.
-    """
-    daily = config.shift_leaks_per_day * config.customers / 5_000
-    leaks = [
-        (day, customer)
-        for day, leaked in _leaks(rng, config.days, daily, config.customers)
-        for customer in leaked
-        if day >= (config.shift_day or 0)
-    ]
-    since, cards = np.array(leaks, dtype=np.int64).reshape(-1, 2).T
-    nights = (since[:, None] + np.arange(TESTING_NIGHTS)).ravel()
-    sizes = np.where(nights < config.days, rng.poisson(TESTING_BURST, nights.size), 0)
-    leak = np.arange(since.size).repeat(TESTING_NIGHTS).repeat(sizes)
-    gaps = rng.exponential(TESTING_GAP_S, leak.size).cumsum()
-    begun = np.concatenate([[0.0], gaps])[np.cumsum(sizes) - sizes].repeat(sizes)  # the sum at the burst's begin
-    begin = (nights * DAY_S + rng.uniform(0, 4.5 * 3600, nights.size)).repeat(sizes)
-    added = _Draft(
-        customer=cards[leak],
-        terminal=config.terminals + leak,
-        second=(begin + gaps - begun).astype(np.int64),
-        amount=np.exp(rng.uniform(np.log(1), np.log(60), leak.size)).round(2),
-        scenario=np.full(leak.size, 4),
-        since_day=since[leak],
-    )
-    return _Draft(*(np.concatenate([getattr(draft, n), getattr(added, n)]) for n in draft.__dataclass_fields__))
-
-
-class _Index:
-    """Finds the rows of an entity within a span of days."""
-
-    def __init__(self, entity: Ints, day: Ints) -> None:
-        self._order = np.lexsort((day, entity))
-        self._width = int(day.max(initial=0)) + 1
-        self._keys = (entity * self._width + day)[self._order]
-
-    def rows(self, entity: int, first_day: int, end_day: int) -> Ints:
-        days = np.minimum([first_day, end_day], self._width)
-        begin, end = np.searchsorted(self._keys, entity * self._width + days)
-        return self._order[begin:end]
-
-
-def _leaks(rng: np.random.Generator, days: int, daily: float, population: int) -> Iterator[tuple[int, list[int]]]:
-    """For each day but the last (as in the Handbook): who is compromised; `daily` is met on average, by random rounding."""
-    for day in range(days - 1):
-        count = min(population, int(daily) + int(rng.random() < daily % 1))
-        if count:
-            yield day, rng.choice(population, count, replace=False).tolist()
-
-
-def _transactions(config: WorldConfig, rng: Callable[[int], np.random.Generator], draft: _Draft) -> pd.DataFrame:
+def _transactions(config: WorldConfig, rng: Generators, draft: Draft) -> pd.DataFrame:
     size = draft.second.size
     happened = _moments(config, draft.second)
     delay_s = np.full(size, config.label_delay_days * DAY_S)
-    if config.label_delay_spread_days > 0:  # gamma: positive, with this mean and spread
+    if config.label_delay_spread_days > 0 and config.label_delay_days > 0:  # gamma: positive, with this mean and spread
         scale = config.label_delay_spread_days**2 / config.label_delay_days
         delay_s = rng(13).gamma(config.label_delay_days / scale, scale, size) * DAY_S
     late_s = np.where(rng(14).random(size) < config.late_share, rng(15).exponential(config.late_mean_s, size), 0.0)
@@ -257,7 +122,7 @@ def _transactions(config: WorldConfig, rng: Callable[[int], np.random.Generator]
     )
 
 
-def _truth(config: WorldConfig, draft: _Draft) -> pd.DataFrame:
+def _truth(config: WorldConfig, draft: Draft) -> pd.DataFrame:
     since = pd.Series(_moments(config, draft.since_day * DAY_S)).where(draft.since_day >= 0)
     ids = _transaction_ids(draft.second.size)
     return pd.DataFrame({"transaction_id": ids, "scenario": draft.scenario, "compromised_since": since})

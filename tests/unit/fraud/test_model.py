@@ -15,7 +15,7 @@ from whiteboard.errors import ModelError
 from whiteboard.fraud.calibration import Calibration, fit_calibration
 from whiteboard.fraud.decision import CostTable, Thresholds
 from whiteboard.fraud.features import FEATURES
-from whiteboard.fraud.members import Anomaly, Linear
+from whiteboard.fraud.members import Anomaly, Linear, Member
 from whiteboard.fraud.model import FraudModel, _load_pyfunc
 from whiteboard.fraud.reasons import words
 
@@ -29,7 +29,7 @@ def make(ensemble: bool) -> FraudModel:
     params = {"objective": "binary", "num_leaves": 15, "verbosity": -1, "num_threads": 1, "seed": 0}
     trees = lightgbm.train(params, lightgbm.Dataset(matrix, fraud), 60)
     center, scale = rng.uniform(0, 10, SIZE).tolist(), rng.uniform(1, 20, SIZE).tolist()
-    members = [
+    members: list[tuple[float, Member]] = [
         (0.3, Linear(center, scale, rng.normal(size=SIZE).tolist(), -1.0)),
         (0.05, Anomaly(center, scale, [0.1] * SIZE, [rng.normal(size=i + 1).tolist() for i in range(SIZE)])),
     ]
@@ -119,7 +119,10 @@ def test_every_feature_has_words(feature: str, value: float) -> None:
 def test_words_for_people() -> None:
     assert words("amount_to_mean", 5.2) == "amount is 5.2 times the customer's mean"
     assert words("customer_count_1h", 1) == "1 payment by the customer in the last hour"
-    assert words("terminal_fraud_rate_28d", 0.5) == "50% of the terminal's payments labelled in the last 28 days were frauds"
+    assert (
+        words("terminal_fraud_rate_28d", 0.5)
+        == "50% of the terminal's payments labelled in the last 28 days were frauds"
+    )
     assert words("seconds_since_customer_last", 7200) == "2 hours since the customer's last payment"
 
 
@@ -165,7 +168,15 @@ def test_a_slice_that_the_score_separates_still_gives_finite_odds() -> None:
     assert probabilities[-1] < 1
 
 
-@pytest.mark.parametrize("fraud", [[0.0, 0.0], [1.0, 1.0], [1.0, 0.0]])
+@pytest.mark.parametrize("fraud", [[0.0, 0.0], [1.0, 1.0]])
 def test_a_slice_that_cannot_calibrate_is_refused(fraud: list[float]) -> None:
     with pytest.raises(ModelError):
         fit_calibration(np.array([-1.0, 1.0]), np.array(fraud), np.ones(2))
+
+
+def test_a_score_that_ranks_backwards_keeps_its_order_and_the_share_of_frauds() -> None:
+    raw = np.random.default_rng(0).normal(-2, 1, 2000)
+    fraud = (raw < -3).astype(float)
+    probabilities = fit_calibration(raw, fraud, np.ones(2000)).many(raw)
+    assert np.array_equal(np.argsort(probabilities), np.argsort(raw))
+    assert probabilities.mean() == pytest.approx(fraud.mean(), abs=0.01)
