@@ -2,11 +2,11 @@
 
     baseline = Baseline.of(reference, columns)
     verdict = baseline.compare(window, html=Path("2026-03-05.html"))
-    DriftVerdict(share=0.31, limit=0.15, rows=1042, columns={"is_night": ColumnDrift(score=0.21, threshold=0.1), …})
+    DriftVerdict(share=0.31, limit=0.05, rows=1042, columns={"is_night": ColumnDrift(score=0.21, threshold=0.1), …})
 
 The distance is the Wasserstein distance in standard deviations of the reference (Evidently's "wasserstein" method).
-Evidently's default threshold of 0.1 is right for some columns and absurd for others (a heavy tail, a day of the week), so
-each column's threshold is calibrated on the reference itself: how far its single days lie from all its days.
+Evidently's default threshold of 0.1 is right for some columns and absurd for others (a heavy tail, a day of the week),
+so each column's threshold is calibrated on the reference itself: how far its single days lie from all of them.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ import pandas as pd
 
 LEAST_THRESHOLD = 0.1  # Evidently's default for this distance
 MARGIN = 1.5  # beyond the farthest day of the reference: some ten days do not show how far a day can lie
-SHARE_LIMIT = 0.15  # of the columns; one or two may wander off by chance, a new pattern moves several
+SHARE_LIMIT = 0.05  # of the columns: one of thirty may wander off by chance, a new pattern moves several
 REFERENCE_ROWS = 3_000
 LEAST_ROWS = 100
 
@@ -81,12 +81,17 @@ class Baseline:
         return cls(sample[list(columns)], thresholds)
 
     def compare(self, window: pd.DataFrame, html: Path | None = None, limit: float = SHARE_LIMIT) -> DriftVerdict:
-        """The verdict on a window; Evidently's report is kept at `html`. Below LEAST_ROWS rows nothing is compared."""
+        """The verdict on a window; Evidently's report is kept at `html`.
+
+        A column with fewer than LEAST_ROWS defined values is left out: the age of a run of frauds is defined for a
+        handful of payments a day.
+        """
         from evidently import DataDefinition, Dataset, Report
         from evidently.presets import DataDriftPreset
 
-        columns = [c for c in self.thresholds if self.reference[c].notna().any() and window[c].notna().any()]
-        if len(window) < LEAST_ROWS:
+        defined = [c for c in self.thresholds if self.reference[c].notna().sum() >= LEAST_ROWS]
+        columns = [c for c in defined if window[c].notna().sum() >= LEAST_ROWS]
+        if not columns:
             return DriftVerdict(len(window), {}, limit)
         definition = DataDefinition(numerical_columns=columns)
         preset = DataDriftPreset(

@@ -12,16 +12,14 @@ import fcntl
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, date, datetime
+from collections.abc import Iterator, Sequence
+from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-
-from whiteboard.errors import LakeError
 
 if TYPE_CHECKING:
     import duckdb
@@ -97,7 +95,9 @@ class Lake:
     def _commits(self, topic: str) -> list[Path]:
         return sorted((self.root / topic / "_commits").glob("*.json"))
 
-    def append(self, topic: str, epoch: int, partition: int, first: int, last: int, rows: pa.Table, days: Sequence[date]) -> bool:
+    def append(
+        self, topic: str, epoch: int, partition: int, first: int, last: int, rows: pa.Table, days: Sequence[date]
+    ) -> bool:
         """Commits offsets `first` to `last` with their valid `rows`; `days` is the event day of each row.
 
         False, and nothing changed, if another worker has already committed from `first` on. `first` must be `end`.
@@ -174,7 +174,13 @@ def _duckdb_type(kind: pa.DataType) -> str:
         return "MAP(VARCHAR, DOUBLE)"
     if pa.types.is_timestamp(kind):
         return "TIMESTAMPTZ"
-    names = {pa.string(): "VARCHAR", pa.float64(): "DOUBLE", pa.int64(): "BIGINT", pa.int32(): "INTEGER", pa.bool_(): "BOOLEAN"}
+    names = {
+        pa.string(): "VARCHAR",
+        pa.float64(): "DOUBLE",
+        pa.int64(): "BIGINT",
+        pa.int32(): "INTEGER",
+        pa.bool_(): "BOOLEAN",
+    }
     return names[kind]
 
 

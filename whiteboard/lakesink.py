@@ -1,7 +1,7 @@
 """The stream worker's buffer in front of the lake: few large files instead of many small ones.
 
-A partition's buffer starts where the lake ends; older records were sunk before and are dropped. It is written when it is
-large or old enough. Losing it (kill -9) loses nothing, since offsets are committed only after `flush`.
+A partition's buffer starts where the lake ends; older records were sunk before and are dropped. It is written when it
+is large or old enough. Losing it (kill -9) loses nothing, since offsets are committed only after `flush`.
 """
 
 import logging

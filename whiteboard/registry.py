@@ -99,6 +99,8 @@ class Registry:
             with _asking(self._uri):
                 from mlflow import MlflowClient
 
+                logging.getLogger("mlflow").setLevel(logging.ERROR)
+                logging.getLogger("alembic").setLevel(logging.WARNING)
                 uri = f"sqlite:///{unfinished}"
                 MlflowClient(uri, uri).search_registered_models(max_results=1)
             unfinished.rename(path)

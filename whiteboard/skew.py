@@ -1,13 +1,13 @@
 """Training-serving skew: logged features against the same features computed offline from the lake.
 
 A decision logs its features and the watermarks of the rows it read. The generated SQL, restricted to the events within
-those watermarks, must give equal numbers; a difference is a bug. Events that existed but had not reached the row yet are
-staleness: counted, and no mismatch.
+those watermarks, must give equal numbers; a difference is a bug. Events that existed but had not reached the row yet
+are staleness: counted, and no mismatch.
 """
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,6 +78,6 @@ def _equal(online: float | None, offline: float) -> bool:
     return online == offline or math.isclose(online, offline, rel_tol=RELATIVE_TOLERANCE)
 
 
-def feature_columns(features: Sequence[Mapping[str, float] | list[tuple[str, float]]]) -> pd.DataFrame:
+def feature_columns(features: Iterable[Any]) -> pd.DataFrame:
     """Logged feature maps as a frame, one column a feature."""
     return pd.DataFrame([dict(row) for row in features]).astype(float)

@@ -1,9 +1,9 @@
 """One FastAPI app for every system: health, metrics, traces, and errors as problem+json (RFC 9457).
 
-    GET /health/live    200 while the process runs
-    GET /health/ready   200, or 503 naming what is missing
-    GET /metrics        Prometheus
-    {"type": "about:blank", "title": "Unprocessable Content", "status": 422, "detail": "…", "errors": [{"field": "amount", …}]}
+GET /health/live    200 while the process runs
+GET /health/ready   200, or 503 naming what is missing
+GET /metrics        Prometheus
+{"type": "about:blank", "title": "Unprocessable Content", "status": 422, "detail": "…", "errors": […]}
 """
 
 import time

@@ -15,29 +15,27 @@ import time
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from pipelines.fraud.backtest_result import HEADLINE, LINEAR, MODELS, TRAIN_WINDOW, print_table, summary
 from pipelines.fraud.dataset import KEYS, Dataset
 from pipelines.fraud.ensemble import fit_trees
-from pipelines.fraud.protocol import Floats, Windows, hidden_frauds, is_fraud, leak_check, midnight
+from pipelines.fraud.protocol import Floats, Windows, hidden_frauds, is_fraud, midnight
 from pipelines.fraud.train import Slices, TrainConfig, calibrated
 from whiteboard.errors import NotEnoughDataError
 from whiteboard.fraud.decision import actions, realised_cost
 from whiteboard.fraud.features import FEATURES, point_in_time_sql
-from whiteboard.fraud.metrics import Metric, Report, Scored, calibration_error, cost_per_1000, dense, judge, mean_over
+from whiteboard.fraud.metrics import Metric, Scored, calibration_error, cost_per_1000, dense, judge
 from whiteboard.fraud.model import FraudModel
 from whiteboard.lake import connect
 
-if TYPE_CHECKING:
-    from rich.table import Table
+__all__ = ["backtest", "print_table", "with_features"]
 
-HEADLINE, SEVEN_DAYS, LINEAR = MODELS = ("all_labelled", "train_window", "logistic_regression")
-RANKING = ("roc_auc", "average_precision", "card_precision_at_100")
 WARM_UP = pd.Timedelta(days=30)  # features over 30 days are not yet what they will be
 HONEST = 100_000  # honest payments that the headline model learns from; three times as many gain nothing
 TREES = 300  # 150 to 1,000 differ by less than .001 in average precision
@@ -84,9 +82,13 @@ def backtest(
         features_s = time.perf_counter() - began
         step("models")
         results = [_week(frame, window, transactions, truth, seed, step) for window in windows]
-    result = _summary(results, Windows(train_start, train_days, delay_days, test_days))
+    result = summary(results, Windows(train_start, train_days, delay_days, test_days))
     seconds = time.perf_counter() - began
-    result |= {"seconds": round(seconds, 1), "seconds_for_features": round(features_s, 1), "peak_rss_gb": _peak_rss_gb()}
+    result |= {
+        "seconds": round(seconds, 1),
+        "seconds_for_features": round(features_s, 1),
+        "peak_rss_gb": _peak_rss_gb(),
+    }
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(result, indent=1))
@@ -161,7 +163,7 @@ def _week(
                                      f"{windows.test_start} are frauds: nothing to learn or to judge")  # fmt: skip
     newest = learn.slice(midnight(windows.train_start), None)
     reports, leaks = {}, None
-    for name, rows, recent in ((HEADLINE, learn, newest), (SEVEN_DAYS, train, train)):
+    for name, rows, recent in ((HEADLINE, learn, newest), (TRAIN_WINDOW, train, train)):
         model = _fit(rows, recent, test, seed)
         risk = model.predict(test.matrix())
         reports[name] = judge(_scored(test, risk), CARDS_A_DAY, extra=_money(model), seed=seed)
@@ -219,79 +221,6 @@ def _counts(rows: Dataset) -> dict[str, int]:
     return {"rows": len(rows), "frauds": int(rows.is_fraud.sum())}
 
 
-def _summary(results: list[dict[str, Any]], windows: Windows) -> dict[str, Any]:
-    """The result's JSON from those of the weeks."""
-    reports = {name: mean_over([week["reports"][name] for week in results]) for name in MODELS}
-    headline = reports[HEADLINE]
-    train, test = ([week["learnt"][SEVEN_DAYS] for week in results], [week["test"] for week in results])
-    models = {name: _flat(report) | {"learnt_from": results[0]["learnt"][name]} for name, report in reports.items()}
-    models |= {bound: {m: headline[m][end] for m in RANKING} for bound, end in (("random", "floor"), ("oracle", "ceiling"))}
-    result = {
-        **{metric: headline[metric]["value"] for metric in RANKING},
-        "oracle_card_precision_at_100": headline["card_precision_at_100"]["ceiling"],
-        "cost_per_1000": headline["cost_per_1000"]["value"],
-        "calibration_error": headline["calibration_error"]["value"],
-        "intervals": {metric: [values["low"], values["high"]] for metric, values in headline.items()},
-        "train": {key: sum(counts[key] for counts in train) for key in train[0]},
-        "test": {key: sum(counts[key] for counts in test) for key in test[0]},
-        "models": models,
-        "protocol": {
-            "train_start": f"{windows.train_start}",
-            "train_days": windows.train_days,
-            "delay_days": windows.delay_days,
-            "test_days": windows.test_days,
-            "weeks": len(results),
-        },
-        "weeks": [
-            {
-                "test_start": f"{week['windows'].test_start}",
-                **{metric: week["reports"][HEADLINE][metric]["value"] for metric in RANKING},
-                "oracle_card_precision_at_100": week["reports"][HEADLINE]["card_precision_at_100"]["ceiling"],
-                "train": week["learnt"][SEVEN_DAYS],
-                "test": week["test"],
-                "models": {name: _flat(report) for name, report in week["reports"].items()},
-            }
-            for week in results
-        ],
-    }
-    if all(week["leaks"] is not None for week in results):
-        result["leak_check"] = leak_check([week["leaks"] for week in results])
-    return result
-
-
-def _flat(report: Report) -> dict[str, Any]:
-    values: dict[str, Any] = {metric: parts["value"] for metric, parts in report.items()}
-    return values | {"intervals": {metric: [parts["low"], parts["high"]] for metric, parts in report.items()}}
-
-
 def _peak_rss_gb() -> float:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (1 if sys.platform == "darwin" else 1 / 1024) / 1024**3, 2)  # Linux counts in KiB
-
-
-def print_table(result: dict[str, Any]) -> "Table":
-    """The result as a table for people."""
-    from rich.table import Table
-
-    protocol, test = result["protocol"], result["test"]
-    table = Table(
-        title=f"{protocol['weeks']} test window(s) of {protocol['test_days']} days after {protocol['train_start']}: "
-        f"{test['rows']:,} payments, {test['frauds']:,} frauds"
-    )
-    for heading in ("model", "learnt from", "ROC AUC", "average precision", "Card Precision@100", "cost per 1,000"):
-        table.add_column(heading, justify="left" if heading == "model" else "right")
-    for name, model in result["models"].items():
-        learnt = model.get("learnt_from")
-        cells = [_cell(model, metric, ".3f") for metric in RANKING]
-        table.add_row(name, f"{learnt['rows']:,}" if learnt else "", *cells, _cell(model, "cost_per_1000", ".0f"))
-    return table
-
-
-def _cell(model: dict[str, Any], metric: str, form: str) -> str:
-    if metric not in model:
-        return ""
-    value = format(model[metric], form)
-    if "intervals" not in model:
-        return value
-    low, high = model["intervals"][metric]
-    return f"{value} [dim]({low:{form}}–{high:{form}})"

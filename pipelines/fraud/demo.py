@@ -3,9 +3,10 @@
 History through Kafka → first champion → live days over HTTP while labels trickle in → the fraud pattern changes →
 drift is seen → retrain, gates, promotion, hot swap under traffic → quality before, during, after.
 
-Days are simulated and run fast: a real second is some hours. So before a payment is sent whose card or terminal had one
-a moment ago, the demo waits until the stream workers have folded that; otherwise a lag of milliseconds would be hours of
-the simulated day. Everything else runs as it would: the numbers at the end are read from what the components wrote.
+Days are simulated and run fast: a real second is some hours. So before a payment is sent whose card or terminal had
+one a moment ago, the demo waits until the stream workers have folded that; otherwise a lag of milliseconds would be
+hours of the simulated day. Everything else runs as it would: the numbers at the end are read from what the components
+wrote.
 """
 
 import json
@@ -245,7 +246,7 @@ class Demo:
     ) -> None:
         """Some hours of traffic: the labels that became known until then, then the payments as they arrive."""
         due = self.waiting_labels["event_timestamp"] < at
-        for row in self.waiting_labels[due].to_dict("records"):
+        for row in _rows(self.waiting_labels[due]):
             send_label(producer, row, created_us=time.time_ns() // 1000)
         producer.flush()
         self.chronicle.produced[LABELS] += int(due.sum())
@@ -261,7 +262,9 @@ class Demo:
             payments[["transaction_id", "event_timestamp"]], on="transaction_id"
         )
         fresh = labels_for(payments, decided)
-        self.waiting_labels = pd.concat([self.waiting_labels[~due], fresh]).sort_values("event_timestamp", kind="stable")
+        self.waiting_labels = pd.concat([self.waiting_labels[~due], fresh]).sort_values(
+            "event_timestamp", kind="stable"
+        )
 
     def _alarm(self, day: date) -> date | None:
         """The day to retrain on, if the monitor has raised an alert; its reason goes to the time line."""
@@ -358,22 +361,20 @@ def _independent(payments: pd.DataFrame) -> Iterator[list[dict[str, Any]]]:
     """Runs of consecutive payments in which no card and no terminal comes twice, as request bodies."""
     batch: list[dict[str, Any]] = []
     seen: set[str] = set()
-    for row in payments.itertuples():
-        if row.customer_id in seen or row.terminal_id in seen:
+    columns = ["transaction_id", "event_timestamp", "customer_id", "terminal_id", "amount"]
+    for row in _rows(payments[columns]):
+        touched = {row["customer_id"], row["terminal_id"]}
+        if touched & seen:
             yield batch
             batch, seen = [], set()
-        seen |= {row.customer_id, row.terminal_id}
-        batch.append(
-            {
-                "transaction_id": row.transaction_id,
-                "event_timestamp": row.event_timestamp.isoformat(),
-                "customer_id": row.customer_id,
-                "terminal_id": row.terminal_id,
-                "amount": row.amount,
-            }
-        )
+        seen |= touched
+        batch.append(row | {"event_timestamp": row["event_timestamp"].isoformat()})
     if batch:
         yield batch
+
+
+def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
 
 
 def _midnight(day: date) -> pd.Timestamp:

@@ -16,11 +16,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from whiteboard.errors import NotEnoughDataError
+from whiteboard.fraud.scenarios import LARGE_AMOUNT, TERMINAL
 
 Mask = NDArray[np.bool_]
 Floats = NDArray[np.float64]
-
-_TELLING = 220.0  # a larger amount gives a fraud away without any label
 
 
 @dataclass(frozen=True)
@@ -94,16 +93,18 @@ def is_fraud(transactions: pd.DataFrame) -> Mask:
 def hidden_frauds(test: pd.DataFrame, risk: Floats, transactions: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
     """The frauds of `test` that no honest model can know of: their terminal_id and the percentile of their risk.
 
-    They were made at a compromised terminal (scenario 2), for an ordinary amount, before the first label of that
+    They were made at a compromised terminal, for an amount that says nothing by itself, before the first label of that
     compromise became known.
     """
-    at_terminals = truth[truth["scenario"] == 2]
+    at_terminals = truth[truth["scenario"] == TERMINAL]
     made = at_terminals.merge(transactions[["transaction_id", "terminal_id", "label_timestamp"]], on="transaction_id")
     known_from = made.groupby(["terminal_id", "compromised_since"])["label_timestamp"].transform("min")
     known_from.index = pd.Index(made["transaction_id"])
     unknown = test["transaction_id"].map(known_from) >= test["event_timestamp"]
     percentile = pd.Series(risk, index=test.index).rank(pct=True)
-    return test.assign(percentile=percentile).loc[unknown & (test["amount"] <= _TELLING), ["terminal_id", "percentile"]]
+    return test.assign(percentile=percentile).loc[
+        unknown & (test["amount"] <= LARGE_AMOUNT), ["terminal_id", "percentile"]
+    ]
 
 
 def leak_check(weeks: Sequence[pd.DataFrame]) -> dict[str, float]:

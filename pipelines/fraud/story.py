@@ -1,7 +1,7 @@
 """What the demo's components wrote, as results: events, parity, latency, quality by period, drift, models.
 
-Read from the lake, the monitor's windows, the dead letters and the world's truth; nothing here is remembered from the run
-but what only the client can know (what it sent, latencies, failures).
+Read from the lake, the monitor's windows, the dead letters and the world's truth; nothing here is remembered from the
+run but what only the client can know (what it sent, latencies, failures).
 """
 
 from dataclasses import replace
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def events(settings: Settings, chronicle: "Chronicle") -> dict[str, int]:
-    """Events that went into the log, and where they came out: lake and dead letters must add up to what was produced."""
+    """What went into the log and where it came out: lake and dead letters must add up to what was produced."""
     lake = Lake(settings.lake_dir)
     with connect() as connection:
         stored = {
@@ -45,8 +45,8 @@ def decided(settings: Settings) -> pd.DataFrame:
     with connect() as connection:
         frame = connection.sql(f"SELECT {columns} FROM {relation} ORDER BY event_timestamp").df()
     truth = pd.read_parquet(settings.home / "world" / "truth.parquet", columns=["transaction_id", "scenario"])
-    frame = frame.merge(truth, on="transaction_id", validate="one_to_one")
-    return frame.assign(is_fraud=frame["scenario"] > 0, day=frame["event_timestamp"].dt.date)
+    joined: pd.DataFrame = frame.merge(truth, on="transaction_id", validate="one_to_one")
+    return joined.assign(is_fraud=joined["scenario"] > 0, day=joined["event_timestamp"].dt.date)
 
 
 def quality(frame: pd.DataFrame) -> dict[str, float | None]:
@@ -91,7 +91,7 @@ def days(frame: pd.DataFrame, windows: list[dict[str, Any]], latencies: dict[str
     seen = {window["day"]: window for window in windows}
     rows = []
     for day, part in frame.groupby("day"):
-        name = day.isoformat()
+        name = str(day)
         judged, measured = seen.get(name), quality(part)
         rows.append(
             {
@@ -99,6 +99,8 @@ def days(frame: pd.DataFrame, windows: list[dict[str, Any]], latencies: dict[str
                 "decisions": len(part),
                 "average_precision": measured["average_precision"],
                 "card_precision_at_100": measured["card_precision_at_100"],
+                "random_average_precision": measured.get("random_average_precision"),
+                "card_precision_ceiling": measured.get("card_precision_ceiling"),
                 "drift_share": judged["drift"]["share"] if judged else None,
                 "drift_limit": judged["drift"]["limit"] if judged else None,
                 **{f"{p}_ms": value for p, value in percentiles(latencies.get(name, [])).items()},
@@ -131,7 +133,8 @@ def broken_promises(results: dict[str, Any]) -> list[str]:
     checks = {
         f"{lost} events lost (produced {counted['produced']:,})": lost != 0,
         f"{parity['mismatched']} decisions with other features offline": parity["mismatched"] != 0,
-        f"only {parity['compared']} of {results['decisions']} decisions compared": parity["compared"] < results["decisions"],
+        f"only {parity['compared']} of {results['decisions']} decisions compared": parity["compared"]
+        < results["decisions"],
         f"{results['failed_requests']} requests failed: {results['failures'][:2]}": results["failed_requests"] != 0,
     }
     return [text for text, broken in checks.items() if broken]
@@ -155,6 +158,8 @@ def table(results: dict[str, Any]) -> Table:
         text = "no frauds" if ap is None else f"average precision {ap:.3f}, Card Precision@100 {cp:.3f}"
         out.add_row(f"quality {period}", f"{text} ({values['frauds']} frauds in {values['decisions']:,} decisions)")
     for model in results["models"]:
-        out.add_row(f"version {model['version']}", f"{'promoted' if model['promoted'] else 'refused'}: {model['reason']}")
+        out.add_row(
+            f"version {model['version']}", f"{'promoted' if model['promoted'] else 'refused'}: {model['reason']}"
+        )
     out.add_row("seconds", ", ".join(f"{name} {value:.0f}" for name, value in results["seconds"].items()))
     return out

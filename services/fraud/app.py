@@ -13,7 +13,7 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import typer
@@ -187,9 +187,9 @@ def build(settings: Settings) -> FastAPI:
         await asyncio.to_thread(service.close)
 
     app = create_app("fraud", "Whiteboard fraud service", service.missing, lifespan=lifespan)
-    errors = {status: {"description": text} for status, text in _ERRORS.items()}
+    errors: dict[int | str, dict[str, Any]] = {status: {"description": text} for status, text in _ERRORS.items()}
 
-    @app.post("/v1/decisions", response_model=DecisionOut, responses={**errors}, tags=["decisions"])
+    @app.post("/v1/decisions", response_model=DecisionOut, responses=errors, tags=["decisions"])
     async def decide(payment: TransactionIn, request: Request) -> Response:
         """Approve, review or decline a card payment; safe to retry with the same body."""
         transaction = Transaction(
@@ -228,7 +228,15 @@ def main(
 ) -> None:
     """Serves until SIGTERM, then drains."""
     configure_logging("fraud")
-    uvicorn.run(build(Settings()), host=host, port=port, access_log=False, log_config=None, timeout_graceful_shutdown=10)
+    uvicorn.run(
+        build(Settings()),
+        host=host,
+        port=port,
+        access_log=False,
+        log_config=None,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=10,
+    )
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ current ones, then a rule on the amount instead of a model.
 import logging
 import time
 from dataclasses import dataclass
+from math import isnan
 
 from prometheus_client import Counter, Histogram
 
@@ -85,7 +86,7 @@ class Scorer:
             challenger_probability=shadow,
             degraded=degraded,
             reasons=reasons,
-            features={name: value if value == value else None for name, value in values.items()},  # NaN is no JSON
+            features={name: None if isnan(value) else value for name, value in values.items()},  # NaN is no JSON
             watermarks=watermarks(customer, terminal),
             latency_ms=(explained - started) * 1000,
         )

@@ -1,7 +1,7 @@
-"""The monitor as a process: looks every second whether an event day is over, and judges it (whiteboard/fraud/monitor.py).
+"""The monitor as a process: looks every second whether an event day is over, and has it judged.
 
-    python -m services.monitor.worker --metrics-port 9102
-    python -m services.monitor.worker --once            every day that is over, then exit
+python -m services.monitor.worker --metrics-port 9102
+python -m services.monitor.worker --once            every day that is over, then exit
 """
 
 import logging
@@ -10,15 +10,15 @@ import threading
 from typing import Annotated
 
 import typer
-from prometheus_client import Gauge, start_http_server
+from prometheus_client import start_http_server
 
 from whiteboard.errors import WhiteboardError
 from whiteboard.fraud.monitor import Monitor
 from whiteboard.logs import configure_logging
 from whiteboard.settings import Settings
+from whiteboard.telemetry import READY
 
 log = logging.getLogger("monitor")
-READY = Gauge("whiteboard_ready", "1 once the monitor works")
 
 
 def main(

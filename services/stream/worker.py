@@ -27,6 +27,7 @@ from whiteboard.logs import configure_logging
 from whiteboard.records import Record
 from whiteboard.settings import Settings
 from whiteboard.streams import EntityRows, Route, Routes, rebuild_if_log_is_new
+from whiteboard.telemetry import READY
 
 log = logging.getLogger("stream")
 
@@ -39,7 +40,6 @@ DEAD = Counter("whiteboard_stream_dead_letters", "records that could not be deco
 ROWS_PUSHED = Counter("whiteboard_stream_rows_pushed", "entity rows pushed to the online store", ["view"])
 PUSH_SECONDS = Histogram("whiteboard_stream_push_seconds", "time of one push to the online store")
 BATCH_SECONDS = Histogram("whiteboard_stream_batch_seconds", "time from a poll's return until its rows are pushed")
-READY = Gauge("whiteboard_ready", "1 once the worker consumes")
 
 MAX_RECORDS = 5_000  # a poll; bounds memory and how long features wait behind a backlog
 IDLE_POLL_S = 0.05

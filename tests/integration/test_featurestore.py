@@ -64,7 +64,7 @@ def test_training_set_keeps_rows_without_features_and_payments_of_one_second_apa
     found = store.training_set(asked, "fraud_training").set_index("transaction_id")
     assert list(found.loc["b", list(FEATURES)]) == [float(i + 100) for i in range(len(FEATURES))]
     assert list(found.loc["a", list(FEATURES)]) == [float(i) for i in range(len(FEATURES))]
-    assert found.loc["unknown", list(FEATURES)].isna().all()
+    assert found.loc[["unknown"], list(FEATURES)].isna().all(axis=None)
     assert found["is_fraud"].to_dict() == {"a": True, "b": False, "unknown": True}
 
 
@@ -80,7 +80,7 @@ def test_training_set_with_a_doubled_transaction_is_refused(store: FeatureStore)
 def test_feast_command_works_on_the_repo(settings: Settings, store: FeatureStore) -> None:
     config = settings.feast_dir / "feature_store.yaml"
     feast = Path(sys.executable).with_name("feast")
-    command = [feast, "-c", REPO, "-f", config, "feature-services", "list"]
+    command = [str(feast), "-c", str(REPO), "-f", str(config), "feature-services", "list"]
     environment = os.environ | {"WHITEBOARD_HOME": str(settings.home)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True, timeout=120)
     assert "fraud_training" in done.stdout

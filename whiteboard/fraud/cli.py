@@ -1,7 +1,6 @@
 """`whiteboard fraud …`: one command a stage, the same verbs in every system."""
 
-import json
-from datetime import date, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 

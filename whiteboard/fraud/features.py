@@ -167,7 +167,7 @@ def online_values(amount: float, t_us: int, customer: bytes | None, terminal: by
 
 
 def watermarks(customer: bytes | None, terminal: bytes | None) -> dict[str, dict[str, tuple[int, dict[str, int]]]]:
-    """Which events the two rows hold: entity → source topic → (epoch, {partition: last offset}), as decisions log it."""
+    """Which events the two rows hold, as decisions log it: entity → topic → (epoch, {partition: last offset})."""
     rows = {"customer": CUSTOMER_FOLD.decode(customer), "terminal": TERMINAL_FOLD.decode(terminal)}
     return {
         entity: {

@@ -123,9 +123,7 @@ def card_precision(scored: Scored, k: int = CARDS_A_DAY, copies: Ints | None = N
     return float(np.mean(precisions)) if precisions else float("nan")
 
 
-def calibration_error(
-    is_fraud: Floats, probability: Floats, bins: int = 10, weight: Floats | None = None
-) -> float:
+def calibration_error(is_fraud: Floats, probability: Floats, bins: int = 10, weight: Floats | None = None) -> float:
     """The expected calibration error: |mean probability - share of frauds| over groups of payments; in [0, 1].
 
     A group counts by its payments (Naeini et al., "Obtaining well calibrated probabilities using Bayesian binning",

@@ -1,6 +1,7 @@
 """The monitor: closes one event day after the other and judges it; asks for a retrain when a limit is passed.
 
-Its source is the lake (services/monitor runs it). Each day gives one line in HOME/monitor/fraud/windows.jsonl and an Evidently report beside it:
+Its source is the lake; services/monitor runs it. Each day gives one line in HOME/monitor/fraud/windows.jsonl, and an
+Evidently report beside it:
 
     {"day": "2026-03-04", "rows": 1012, "drift": {"share": 0.31, …}, "parity": {"compared": 1012, "mismatched": 0, …},
      "quality": {"average_precision": 0.61, …}, "alerts": [{"kind": "drift", "message": "…"}], …}
@@ -21,7 +22,17 @@ from prometheus_client import Gauge
 
 from whiteboard.drift import Baseline, DriftVerdict
 from whiteboard.eventlog import EventProducer
-from whiteboard.fraud.events import ALERTS, DECISIONS, LABELS, SCHEMAS, TRANSACTIONS, Alert, Decision, Label, Transaction
+from whiteboard.fraud.events import (
+    ALERTS,
+    DECISIONS,
+    LABELS,
+    SCHEMAS,
+    TRANSACTIONS,
+    Alert,
+    Decision,
+    Label,
+    Transaction,
+)
 from whiteboard.fraud.features import FEATURES, point_in_time_sql, unseen_events_sql
 from whiteboard.lake import Lake, connect
 from whiteboard.quality import LiveQuality, live_quality
@@ -56,7 +67,10 @@ class Monitor:
     def work(self, close_last: bool = False) -> int:
         """Judges every day that is over (a later one has begun; all of them with `close_last`); returns how many."""
         with connect() as connection:
-            days = [row[0] for row in connection.sql(f"SELECT DISTINCT {_DAY} AS d FROM {self._decisions()} ORDER BY d").fetchall()]
+            days = [
+                row[0]
+                for row in connection.sql(f"SELECT DISTINCT {_DAY} AS d FROM {self._decisions()} ORDER BY d").fetchall()
+            ]
             judged = self._windows[-1]["day"] if self._windows else ""
             waiting = [day for day in (days if close_last else days[:-1]) if day.isoformat() > judged]
             for i, day in enumerate(waiting):
@@ -76,7 +90,12 @@ class Monitor:
             "day": day.isoformat(),
             "rows": len(rows),
             "model_version": version,
-            "drift": {"share": drift.share, "limit": drift.limit, "drifted": drift.drifted, "farthest": drift.farthest()},
+            "drift": {
+                "share": drift.share,
+                "limit": drift.limit,
+                "drifted": drift.drifted,
+                "farthest": drift.farthest(),
+            },
             "columns": {name: [round(c.score, 4), round(c.threshold, 4)] for name, c in drift.columns.items()},
             "parity": asdict(parity),
             "compared_to": compared_to,
@@ -88,7 +107,9 @@ class Monitor:
             file.write(json.dumps(window) + "\n")
         self._windows.append(window)
         self._export(window)
-        log.info("day closed", extra={"day": window["day"], "drift_share": drift.share, "alerts": len(window["alerts"])})
+        log.info(
+            "day closed", extra={"day": window["day"], "drift_share": drift.share, "alerts": len(window["alerts"])}
+        )
 
     def _drift(self, rows: pd.DataFrame, version: str, day: date) -> DriftVerdict:
         baseline = self._baseline(version)
@@ -102,9 +123,8 @@ class Monitor:
         if version not in self._baselines:
             ref = self._registry.version("fraud", version) if version.isdigit() else None
             columns = [*(f for f in FEATURES if f not in NOT_DRIFT), "fraud_probability"]
-            self._baselines[version] = ref and Baseline.of(
-                pd.read_parquet(self._registry.download(ref) / "reference.parquet"), columns
-            )
+            reference = ref and pd.read_parquet(self._registry.download(ref) / "reference.parquet")
+            self._baselines[version] = None if reference is None else Baseline.of(reference, columns)
         return self._baselines[version]
 
     def _parity(self, connection: duckdb.DuckDBPyConnection) -> tuple[Skew, dict[str, int]]:

@@ -5,8 +5,17 @@ fraud.labels       ────────────────────�
 fraud.transactions, fraud.labels, fraud.decisions ──► lake
 """
 
-from whiteboard.fraud.events import DECISIONS, LABELS, SCHEMAS, SYSTEM, TRANSACTIONS, TRANSACTIONS_BY_TERMINAL
-from whiteboard.fraud.events import Decision, Label, Transaction
+from whiteboard.fraud.events import (
+    DECISIONS,
+    LABELS,
+    SCHEMAS,
+    SYSTEM,
+    TRANSACTIONS,
+    TRANSACTIONS_BY_TERMINAL,
+    Decision,
+    Label,
+    Transaction,
+)
 from whiteboard.fraud.features import CUSTOMER_FOLD, TERMINAL_FOLD
 from whiteboard.streams import Route, Routes
 

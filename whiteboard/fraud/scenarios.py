@@ -21,6 +21,7 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Generators = Callable[[int], np.random.Generator]  # part of the simulation → its own source of randomness
 
+LARGE, TERMINAL, CARD, CARD_TESTING = 1, 2, 3, 4  # the scenarios; 0 is a legitimate payment
 DAY_S = 86_400
 LARGE_AMOUNT = 220.0  # scenario 1: every amount above it is a fraud
 TERMINAL_COMPROMISED_DAYS = 28  # scenario 2
@@ -82,14 +83,14 @@ def payments(config: "WorldConfig", rng: Generators) -> Draft:
 def defraud(config: "WorldConfig", rng: Generators, draft: Draft) -> None:
     """Scenarios 1 to 3, in place and in the Handbook's order: a later one overwrites an earlier one."""
     large = draft.amount > LARGE_AMOUNT
-    draft.scenario[large] = 1
+    draft.scenario[large] = LARGE
 
     by_terminal = _Index(draft.terminal, draft.day)
     daily = config.terminal_leaks_per_day * config.terminals / 10_000
     for day, leaked in _leaks(rng(10), config.days, daily, config.terminals):
         for terminal in leaked:
             rows = by_terminal.rows(terminal, day, day + TERMINAL_COMPROMISED_DAYS)
-            draft.scenario[rows], draft.since_day[rows] = 2, day
+            draft.scenario[rows], draft.since_day[rows] = TERMINAL, day
 
     by_customer, picks = _Index(draft.customer, draft.day), rng(12)
     daily = config.card_leaks_per_day * config.customers / 5_000
@@ -99,7 +100,7 @@ def defraud(config: "WorldConfig", rng: Generators, draft: Draft) -> None:
         rows = np.concatenate([by_customer.rows(c, day, day + CARD_COMPROMISED_DAYS) for c in leaked])
         rows = picks.choice(rows, rows.size // CARD_FRAUD_SHARE, replace=False)
         draft.amount[rows] = (draft.amount[rows] * CARD_FRAUD_FACTOR).round(2)
-        draft.scenario[rows], draft.since_day[rows] = 3, day
+        draft.scenario[rows], draft.since_day[rows] = CARD, day
 
 
 def add_card_testing(config: "WorldConfig", rng: np.random.Generator, draft: Draft) -> Draft:
@@ -129,7 +130,7 @@ def add_card_testing(config: "WorldConfig", rng: np.random.Generator, draft: Dra
         terminal=config.terminals + burst,
         second=(begin + gaps - begun).astype(np.int64),
         amount=np.exp(rng.uniform(np.log(1), np.log(60), burst.size)).round(2),
-        scenario=np.full(burst.size, 4),
+        scenario=np.full(burst.size, CARD_TESTING),
         since_day=since[leak],
     )
     return Draft(*(np.concatenate([getattr(draft, n), getattr(added, n)]) for n in draft.__dataclass_fields__))
@@ -150,7 +151,7 @@ class _Index:
 
 
 def _leaks(rng: np.random.Generator, days: int, daily: float, population: int) -> Iterator[tuple[int, list[int]]]:
-    """For each day but the last (as in the Handbook): who is compromised; `daily` is met on average, by random rounding."""
+    """For each day but the last (as in the Handbook): who is compromised, `daily` on average by random rounding."""
     for day in range(days - 1):
         count = min(population, int(daily) + int(rng.random() < daily % 1))
         if count:

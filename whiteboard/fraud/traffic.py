@@ -70,18 +70,31 @@ class DecisionClient:
         for payment in payments:
             started = time.perf_counter()
             try:
-                connection.request("POST", "/v1/decisions", json.dumps(payment), {"Content-Type": "application/json"})
-                response = connection.getresponse()
-                body = response.read()
+                status, body = _post(connection, json.dumps(payment).encode())
             except (OSError, http.client.HTTPException) as error:
-                connection.close()  # the next request opens a new one
+                connection.close()
                 answers.failures.append(f"{payment['transaction_id']}: {error!r}")
                 continue
             finally:
                 on_answer()
-            if response.status == HTTP_OK:
+            if status == HTTP_OK:
                 answers.latencies_ms.append((time.perf_counter() - started) * 1000)
                 answers.decisions.append(json.loads(body))
             else:
-                answers.failures.append(f"{payment['transaction_id']}: HTTP {response.status} {body[:200]!r}")
+                answers.failures.append(f"{payment['transaction_id']}: HTTP {status} {body[:200]!r}")
         return answers
+
+
+def _post(connection: http.client.HTTPConnection, body: bytes) -> tuple[int, bytes]:
+    """Status and body of the answer. A kept connection that the server has closed meanwhile is opened anew, once."""
+    reused = connection.sock is not None
+    try:
+        connection.request("POST", "/v1/decisions", body, {"Content-Type": "application/json"})
+        response = connection.getresponse()
+    except (BrokenPipeError, ConnectionResetError, http.client.RemoteDisconnected):
+        connection.close()
+        if not reused:
+            raise
+        connection.request("POST", "/v1/decisions", body, {"Content-Type": "application/json"})
+        response = connection.getresponse()
+    return response.status, response.read()

@@ -190,7 +190,7 @@ _BREAK: dict[str, Callable[[bytes], bytes]] = {
 
 
 def malformed_payloads(count: int, seed: int = 0) -> list[tuple[str, bytes]]:
-    """`count` broken payment records as (what is wrong, raw bytes for Kafka); every kind comes up before one repeats."""
+    """`count` broken payment records as (what is wrong, raw bytes for Kafka); every kind comes before one repeats."""
     kinds = list(_BREAK)
     order = np.random.default_rng(seed).permutation(len(kinds))
     chosen = [kinds[order[i % len(kinds)]] for i in range(count)]

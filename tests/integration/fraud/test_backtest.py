@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipelines.fraud.backtest import MODELS, backtest, print_table, with_features
+from pipelines.fraud.backtest import backtest, with_features
+from pipelines.fraud.backtest_result import MODELS, print_table
 from pipelines.fraud.protocol import Windows, hidden_frauds, leak_check
 from whiteboard.errors import ContractError, NotEnoughDataError
 from whiteboard.fraud.features import FEATURES
@@ -98,7 +99,10 @@ def test_the_result_has_every_figure_with_floor_ceiling_and_interval(
         low, high = result["intervals"][metric]
         assert low <= result[metric] <= high
     assert result["oracle_card_precision_at_100"] == result["models"]["oracle"]["card_precision_at_100"]
-    assert result["models"]["all_labelled"]["learnt_from"]["rows"] > result["models"]["train_window"]["learnt_from"]["rows"]
+    assert (
+        result["models"]["all_labelled"]["learnt_from"]["rows"]
+        > result["models"]["train_window"]["learnt_from"]["rows"]
+    )
     assert result["seconds"] > 0 and 0 < result["peak_rss_gb"] < 8
     assert print_table(result).row_count == 5
 

@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import duckdb
 import msgspec
@@ -119,6 +120,10 @@ class World:
         return query(pd.DataFrame(self.probes), self.log, "watermark")
 
 
+def _shortly_after(newest: datetime, span: timedelta) -> datetime:
+    return newest + span / 10
+
+
 def query(
     probes: pd.DataFrame, log: list[tuple[str, int, int, int, Transaction | Label]], visibility: str
 ) -> pd.DataFrame:
@@ -167,7 +172,7 @@ def assert_equal(online: list[dict[str, float]], offline: pd.DataFrame) -> None:
         for name in FEATURES:
             a, b = expected[name], float(found[name])
             exact = name in COUNTS
-            same = math.isnan(a) and math.isnan(b) or (a == b if exact else math.isclose(a, b, rel_tol=1e-9))
+            same = (math.isnan(a) and math.isnan(b)) or (a == b if exact else math.isclose(a, b, rel_tol=1e-9))
             assert same, f"{name}: online {a!r}, offline {b!r}, row {dict(found)}"
 
 
@@ -196,7 +201,9 @@ def test_online_value_equals_sql_value_at_every_point(data: st.DataObject) -> No
             if data.draw(st.booleans()):
                 newest = max(e.event_timestamp for *_, e in world.log)
                 t = data.draw(
-                    st.one_of(st.just(newest), moments.map(lambda m: START + m), moments.map(lambda m: newest + m / 10))
+                    st.one_of(
+                        st.just(newest), moments.map(lambda m: START + m), moments.map(partial(_shortly_after, newest))
+                    )
                 )
                 world.probe(
                     t, data.draw(st.sampled_from(CUSTOMERS)), data.draw(st.sampled_from(TERMINALS)), data.draw(amounts)

@@ -67,7 +67,11 @@ def test_the_frame_keeps_the_contract(world: World) -> None:
     assert all(str(frame[name].dtype) == "datetime64[us, UTC]" for name in times)
     assert frame["transaction_id"].is_unique and frame["event_timestamp"].is_monotonic_increasing
     assert frame[["transaction_id", "customer_id", "terminal_id"]].map(type).eq(str).all(axis=None)
-    assert frame["event_timestamp"].between(pd.Timestamp("2018-04-01", tz="UTC"), pd.Timestamp("2018-05-31", tz="UTC")).all()
+    assert (
+        frame["event_timestamp"]
+        .between(pd.Timestamp("2018-04-01", tz="UTC"), pd.Timestamp("2018-05-31", tz="UTC"))
+        .all()
+    )
     assert (frame["amount"] >= 0).all() and np.allclose(frame["amount"] * 100, (frame["amount"] * 100).round())
 
 
@@ -181,7 +185,9 @@ def test_after_the_shift_frauds_have_new_amounts_hours_terminals_and_speed(shift
     frame = joined(shifted)
     new = frame[frame["scenario"] == 4]
     assert len(new) > 100 and new["day"].min() >= 40
-    assert (frame["compromised_since"][frame["scenario"] == 3].dt.date < date(2018, 5, 11)).all()  # no new leaks of old kind
+    assert (
+        frame["compromised_since"][frame["scenario"] == 3].dt.date < date(2018, 5, 11)
+    ).all()  # no new leaks of old kind
     assert new["amount"].median() < 20 and new["amount"].max() <= 60
     assert (new["event_timestamp"].dt.hour < 8).all()
     assert not set(new["terminal_id"]) & set(frame["terminal_id"][frame["scenario"] < 4])
