@@ -6,8 +6,10 @@
 Every command imports what it needs when it runs, so that `--help` answers at once.
 """
 
+import contextlib
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -29,6 +31,7 @@ dead_letters = typer.Typer(
 )
 app.add_typer(dead_letters, name="dead-letters")
 
+Home = Annotated[Path | None, typer.Option(help="where all state lives [default: .whiteboard]")]
 System = Annotated[str, typer.Option(help="which system")]
 
 
@@ -46,7 +49,7 @@ def options(
 @app.command(epilog="Example: whiteboard demo --home /tmp/wb --seed 7")
 def demo(
     system: Annotated[str, typer.Option(help="fraud, or all")] = "all",
-    home: Annotated[Path | None, typer.Option(help="where all state lives [default: .whiteboard]")] = None,
+    home: Home = None,
     seed: Annotated[int, typer.Option(help="another seed is another world")] = 7,
     customers: Annotated[int, typer.Option(min=50, help="size of the simulated world")] = 500,
 ) -> None:
@@ -62,6 +65,77 @@ def demo(
     if system not in ("all", "fraud"):
         raise typer.BadParameter(f"{system!r} is not a system; there is: fraud, all")
     raise typer.Exit(run(Settings(), DemoConfig(seed=seed, customers=customers)))
+
+
+@app.command(epilog="Example: whiteboard up --home /tmp/wb   (another terminal: whiteboard status --home /tmp/wb)")
+def up(
+    home: Home = None,
+    workers: Annotated[int, typer.Option(min=1, help="stream workers")] = 1,
+    port: Annotated[int, typer.Option(help="of the fraud service")] = 8001,
+) -> None:
+    """Starts broker, stream workers, fraud service and monitor, and keeps them running until Ctrl-C.
+
+    Then bring your own data: `whiteboard fraud ingest`, `fraud train`, `fraud promote`; the service follows by itself.
+    """
+    from whiteboard.embedded import EmbeddedStack
+    from whiteboard.eventlog import create_topics
+    from whiteboard.featurestore import FeatureStore
+    from whiteboard.processes import free_port, url_answers
+    from whiteboard.registry import Registry
+    from whiteboard.settings import Settings
+
+    options(home)
+    console = Console()
+    with EmbeddedStack(Settings()) as stack:
+        with console.status("starting"):
+            settings = stack.start_broker()
+            create_topics(settings)
+            FeatureStore.apply(settings)
+            Registry(settings).prepare()
+            for number in range(1, workers + 1):
+                metrics = free_port()
+                ready = url_answers(f"http://127.0.0.1:{metrics}/metrics")
+                stack.start(f"stream-{number}", "services.stream.worker", "--metrics-port", str(metrics), ready=ready)
+            live = url_answers(f"http://127.0.0.1:{port}/health/live")
+            stack.start("fraud", "services.fraud.app", "--port", str(port), ready=live)
+            stack.start("monitor", "services.monitor.worker", "--metrics-port", str(free_port()))
+        console.print(
+            f"fraud service http://127.0.0.1:{port}/docs, Kafka {settings.kafka_bootstrap}, home {settings.home}"
+        )
+        console.print("Ctrl-C stops everything. The embedded broker forgets its events; the lake keeps them.")
+        with contextlib.suppress(KeyboardInterrupt):
+            while True:
+                stack.check()
+                time.sleep(1)  # nothing to wait for: just the next look
+
+
+@app.command()
+def status(home: Home = None) -> None:
+    """Shows what runs in this home."""
+    from rich.table import Table
+
+    from whiteboard.embedded import running
+    from whiteboard.settings import Settings
+
+    options(home)
+    stack = running(Settings())
+    if stack is None:
+        Console().print("nothing runs in this home; start it with `whiteboard up`")
+        raise typer.Exit(1)
+    table = Table("process", "pid", title=f"Kafka {stack['bootstrap']}", title_justify="left")
+    for name, pid in stack["pids"].items():
+        table.add_row(name, str(pid))
+    Console().print(table)
+
+
+@app.command()
+def down(home: Home = None) -> None:
+    """Stops what runs in this home."""
+    from whiteboard.embedded import stop_running
+    from whiteboard.settings import Settings
+
+    options(home)
+    Console().print("stopped" if stop_running(Settings()) else "nothing ran in this home")
 
 
 @app.command()

@@ -19,7 +19,7 @@ import pandas as pd
 LEAST_THRESHOLD = 0.1  # Evidently's default for this distance
 MARGIN = 1.5  # beyond the farthest day of the reference: some ten days do not show how far a day can lie
 SHARE_LIMIT = 0.05  # of the columns: one of thirty may wander off by chance, a new pattern moves several
-REFERENCE_ROWS = 3_000
+REFERENCE_ROWS = 2_000
 LEAST_ROWS = 100
 
 

@@ -158,6 +158,7 @@ class EmbeddedStack:
 _QUIET = {
     "DO_NOT_TRACK": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "PYTHONWARNINGS": "ignore::DeprecationWarning",
     "FEAST_USAGE": "False",
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",

@@ -1,7 +1,7 @@
 """The Parquet event lake: every valid event once, however often a worker is killed or overtaken.
 
     lake/fraud.transactions/date=2026-01-05/0-2-000000000120-000000000479.parquet    epoch-partition-first-last
-    lake/fraud.transactions/_commits/0-2-00000000000000000120.json                   {"last": 479, "files": [...]}
+    lake/fraud.transactions/_commits/000000-000002-00000000000000000120.json         {"last": 479, "files": [...], …}
 
 Data files are written first; then a commit file is created, which the file system does only once. A commit starts
 where the previous one of its partition ended, so of two workers that want to continue a partition (one was paused and
@@ -15,11 +15,15 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from datetime import date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
+from secrets import token_hex
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from whiteboard.errors import LakeError
 
 if TYPE_CHECKING:
     import duckdb
@@ -34,6 +38,16 @@ _POSITION = [
     pa.field("trace", pa.string()),
 ]
 _ARROW = {str: pa.string(), float: pa.float64(), int: pa.int64(), bool: pa.bool_(), datetime: pa.timestamp("us", "UTC")}
+_MAP = pa.map_(pa.string(), pa.float64())
+_DUCKDB = {
+    pa.string(): "VARCHAR",
+    pa.float64(): "DOUBLE",
+    pa.int64(): "BIGINT",
+    pa.int32(): "INTEGER",
+    pa.bool_(): "BOOLEAN",
+    pa.timestamp("us", "UTC"): "TIMESTAMPTZ",
+    _MAP: "MAP(VARCHAR, DOUBLE)",
+}
 
 
 def connect() -> "duckdb.DuckDBPyConnection":
@@ -47,23 +61,32 @@ def connect() -> "duckdb.DuckDBPyConnection":
 
 def arrow_schema(kind: type[msgspec.Struct]) -> pa.Schema:
     """The lake's columns for events of `kind`: its fields, then where in the log the event stood."""
-    hints = get_type_hints(kind)
-    return pa.schema([pa.field(f.name, _arrow_type(hints[f.name])) for f in msgspec.structs.fields(kind)] + _POSITION)
+    return pa.schema([pa.field(name, _arrow_type(hint)) for name, hint in _fields(kind).items()] + _POSITION)
 
 
-def _arrow_type(hint: Any) -> pa.DataType:
-    if hint in _ARROW:
-        return _ARROW[hint]
-    arguments = [a for a in get_args(hint) if a is not type(None)]
-    if get_origin(hint) is dict and arguments[1] in (float, float | None):
-        return pa.map_(pa.string(), pa.float64())
-    if len(arguments) == 1:  # Optional
-        return _arrow_type(arguments[0])
-    return pa.string()  # a Literal as it is, anything else as JSON
+def table(records: "Sequence[Record]", kind: type[msgspec.Struct], epoch: int) -> pa.Table:
+    """The records, all of `kind`, as the lake's columns."""
+    columns: dict[str, list[Any]] = {}
+    for name, hint in _fields(kind).items():
+        values = [getattr(r.event, name) for r in records]
+        if _arrow_type(hint) == _MAP:
+            values = [None if v is None else list(v.items()) for v in values]
+        elif _is_json(hint):
+            values = [None if v is None else msgspec.json.encode(v).decode() for v in values]
+        columns[name] = values
+    columns |= {
+        "epoch": [epoch] * len(records),
+        "partition": [r.partition for r in records],
+        "offset": [r.offset for r in records],
+        "created_timestamp": [r.created_us for r in records],
+        "trace": [r.trace for r in records],
+    }
+    schema = arrow_schema(kind)
+    return pa.table({f.name: pa.array(columns[f.name], f.type) for f in schema}, schema=schema)
 
 
 class Lake:
-    """All committed events below one folder."""
+    """All committed events below one folder, which need not exist yet."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -77,62 +100,72 @@ class Lake:
             known: list[str] = json.loads(path.read_text()) if path.exists() else []
             if log_id not in known:
                 known.append(log_id)
-                _write_atomically(path, json.dumps(known))
+                _write_beside(path, json.dumps(known).encode()).replace(path)
             return known.index(log_id)
 
     def end(self, topic: str, epoch: int, partition: int) -> int:
-        """The first offset that is not yet in the lake."""
-        return self.coverage(topic).get((epoch, partition), 0)
+        """The first offset that is not yet in the lake; 0 for a partition without a commit."""
+        commits = self._commits(topic, f"{epoch:06d}-{partition:06d}-*.json")
+        return int(json.loads(commits[-1].read_text())["last"]) + 1 if commits else 0
 
     def coverage(self, topic: str) -> dict[tuple[int, int], int]:
-        """By (epoch, partition): the first offset that is not yet in the lake."""
-        ends: dict[tuple[int, int], int] = {}
-        for path in self._commits(topic):
-            epoch, partition, _ = (int(x) for x in path.stem.split("-"))
-            ends[epoch, partition] = json.loads(path.read_text())["last"] + 1  # sorted: the last one stays
-        return ends
+        """By (epoch, partition): the first offset that is not yet in the lake. Offsets without a valid event count."""
+        newest = {tuple(int(x) for x in path.stem.split("-")[:2]): path for path in self._commits(topic)}
+        return {(epoch, at): json.loads(path.read_text())["last"] + 1 for (epoch, at), path in newest.items()}
 
-    def _commits(self, topic: str) -> list[Path]:
-        return sorted((self.root / topic / "_commits").glob("*.json"))
+    def _commits(self, topic: str, pattern: str = "*.json") -> list[Path]:
+        """Commit files by epoch, partition and first offset."""
+        return sorted((self.root / topic / "_commits").glob(pattern))
 
     def append(
         self, topic: str, epoch: int, partition: int, first: int, last: int, rows: pa.Table, days: Sequence[date]
     ) -> bool:
-        """Commits offsets `first` to `last` with their valid `rows`; `days` is the event day of each row.
+        """Commits offsets `first` to `last` with their valid `rows`; `days` is the event day of each row, in UTC.
 
-        False, and nothing changed, if another worker has already committed from `first` on. `first` must be `end`.
+        False, and nothing changed, if another worker has already committed from `first` on. On return the commit
+        survives a loss of power. Raises LakeError for a `first` beyond `end`: a gap would never be filled.
         """
+        end = self.end(topic, epoch, partition)
+        if first > end:
+            raise LakeError(
+                f"{topic} epoch {epoch} partition {partition} ends at offset {end}: a commit from {first} on would "
+                "leave a gap; read the partition again from its end"
+            )
+        if first < end:
+            return False
         folder = self.root / topic
-        name = f"{epoch}-{partition}-{first:012d}-{last:012d}.parquet"
-        groups: dict[date, list[int]] = defaultdict(list)
-        for i, day in enumerate(days):
-            groups[day].append(i)
-        files = []
-        for day, indices in sorted(groups.items()):
-            path = folder / f"date={day.isoformat()}" / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{name}.{os.getpid()}")
-            with temporary.open("wb") as file:
-                pq.write_table(rows.take(indices) if len(groups) > 1 else rows, file, compression="zstd")
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)  # a rival writing the same offsets writes the same rows
-            files.append(str(path.relative_to(folder)))
+        files = self._write(folder, f"{epoch}-{partition}-{first:012d}-{last:012d}.parquet", rows, days)
         commit = folder / "_commits" / f"{epoch:06d}-{partition:06d}-{first:020d}.json"
         commit.parent.mkdir(parents=True, exist_ok=True)
-        temporary = commit.with_name(f".{commit.name}.{os.getpid()}")
-        temporary.write_text(json.dumps({"first": first, "last": last, "rows": rows.num_rows, "files": files}))
+        content = {"first": first, "last": last, "rows": rows.num_rows, "files": files}
+        temporary = _write_beside(commit, json.dumps(content).encode())
         try:
             os.link(temporary, commit)  # fails if it exists: the compare-and-swap
         except FileExistsError:
             held = set(json.loads(commit.read_text())["files"])
-            for file in files:
-                if file not in held:
-                    (folder / file).unlink(missing_ok=True)
+            for file in set(files) - held:
+                (folder / file).unlink(missing_ok=True)
             return False
         finally:
             temporary.unlink()
+        _sync(commit.parent)
         return True
+
+    @staticmethod
+    def _write(folder: Path, name: str, rows: pa.Table, days: Sequence[date]) -> list[str]:
+        """Writes the rows, a file an event day; returns the paths below `folder`."""
+        indices: dict[date, list[int]] = defaultdict(list)
+        for i, day in enumerate(days):
+            indices[day].append(i)
+        files = []
+        for day, chosen in sorted(indices.items()):
+            path = folder / f"date={day.isoformat()}" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            sink = pa.BufferOutputStream()
+            pq.write_table(rows.take(chosen) if len(indices) > 1 else rows, sink, compression="zstd")
+            _write_beside(path, sink.getvalue()).replace(path)  # a rival writing the same offsets writes the same rows
+            files.append(str(path.relative_to(folder)))
+        return files
 
     def files(self, topic: str, since: date | None = None) -> list[Path]:
         """The committed data files, optionally only of event days from `since` on."""
@@ -144,68 +177,84 @@ class Lake:
         """SQL text for DuckDB's FROM: the events of `topic`, or an empty table with the same columns."""
         files = self.files(topic, since)
         if files:
-            return f"read_parquet([{', '.join(repr(str(f)) for f in files)}], hive_partitioning = false)"
-        columns = ", ".join(f'NULL::{_duckdb_type(f.type)} AS "{f.name}"' for f in arrow_schema(kind))
+            quoted = ", ".join("'" + str(file).replace("'", "''") + "'" for file in files)
+            return f"read_parquet([{quoted}], hive_partitioning = false)"
+        columns = ", ".join(f'NULL::{_DUCKDB[f.type]} AS "{f.name}"' for f in arrow_schema(kind))
         return f"(SELECT {columns} WHERE false)"
 
     def events(self, topic: str, kind: type[msgspec.Struct]) -> Iterator[tuple[Any, int, int, int]]:
-        """Every event with its epoch, partition and offset, in that order."""
-        names = [f.name for f in msgspec.structs.fields(kind)]
+        """Every event, as it was before `table`, with its epoch, partition and offset; in that order."""
+        fields = _fields(kind)
         query = f'SELECT * FROM {self.relation(topic, kind)} ORDER BY epoch, partition, "offset"'
         for batch in connect().sql(query).to_arrow_reader(10_000):
-            for row in batch.to_pylist():
-                event = kind(**{name: row[name] for name in names})
-                yield event, row["epoch"], row["partition"], row["offset"]
+            columns = batch.to_pydict()
+            values = zip(*(_decoded(columns[name], hint) for name, hint in fields.items()), strict=True)
+            places = zip(columns["epoch"], columns["partition"], columns["offset"], strict=True)
+            for row, (epoch, partition, offset) in zip(values, places, strict=True):
+                yield kind(**dict(zip(fields, row, strict=True))), epoch, partition, offset
 
     def sweep(self, topic: str) -> list[Path]:
         """Deletes data files that no commit names (a worker was killed before its commit); returns them.
 
         Only safe while no worker is writing to `topic`.
         """
-        held = {str(f) for f in self.files(topic)}
-        orphans = [f for f in sorted((self.root / topic).glob("date=*/*.parquet")) if str(f) not in held]
+        held = set(self.files(topic))
+        orphans = [file for file in sorted((self.root / topic).glob("date=*/*")) if file not in held]
         for orphan in orphans:
             orphan.unlink()
         return orphans
 
 
-def _duckdb_type(kind: pa.DataType) -> str:
-    if pa.types.is_map(kind):
-        return "MAP(VARCHAR, DOUBLE)"
-    if pa.types.is_timestamp(kind):
-        return "TIMESTAMPTZ"
-    names = {
-        pa.string(): "VARCHAR",
-        pa.float64(): "DOUBLE",
-        pa.int64(): "BIGINT",
-        pa.int32(): "INTEGER",
-        pa.bool_(): "BOOLEAN",
-    }
-    return names[kind]
+def _fields(kind: type[msgspec.Struct]) -> dict[str, Any]:
+    """The type of each field, without what Annotated adds."""
+    hints = get_type_hints(kind)
+    return {field.name: hints[field.name] for field in msgspec.structs.fields(kind)}
 
 
-def table(records: "Sequence[Record]", kind: type[msgspec.Struct], epoch: int) -> pa.Table:
-    """The records, all of `kind`, as the lake's columns."""
-    schema = arrow_schema(kind)
-    columns: dict[str, list[Any]] = {}
-    for field in list(schema)[: -len(_POSITION)]:
-        values = [getattr(r.event, field.name) for r in records]
-        if pa.types.is_map(field.type):
-            values = [None if v is None else list(v.items()) for v in values]
-        elif pa.types.is_string(field.type):
-            values = [v if v is None or isinstance(v, str) else msgspec.json.encode(v).decode() for v in values]
-        columns[field.name] = values
-    columns |= {
-        "epoch": [epoch] * len(records),
-        "partition": [r.partition for r in records],
-        "offset": [r.offset for r in records],
-        "created_timestamp": [r.created_us for r in records],
-        "trace": [r.trace for r in records],
-    }
-    return pa.table({f.name: pa.array(columns[f.name], f.type) for f in schema}, schema=schema)
+def _without_none(hint: Any) -> Any:
+    """`X | None` → X, anything else as it is."""
+    some = [a for a in get_args(hint) if a is not NoneType]
+    return some[0] if get_origin(hint) in (Union, UnionType) and len(some) == 1 else hint
 
 
-def _write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)
+def _arrow_type(hint: Any) -> pa.DataType:
+    hint = _without_none(hint)
+    if get_origin(hint) is dict and get_args(hint) in ((str, float), (str, float | None)):
+        return _MAP
+    return _ARROW.get(hint, pa.string())  # a Literal as it is, anything else as JSON
+
+
+def _is_json(hint: Any) -> bool:
+    hint = _without_none(hint)
+    return hint not in _ARROW and get_origin(hint) is not Literal and _arrow_type(hint) != _MAP
+
+
+def _decoded(values: list[Any], hint: Any) -> list[Any]:
+    if _arrow_type(hint) == _MAP:
+        return [None if v is None else dict(v) for v in values]
+    if _is_json(hint):
+        decode = msgspec.json.Decoder(hint).decode
+        return [None if v is None else decode(v) for v in values]
+    return values
+
+
+def _write_beside(path: Path, content: Any) -> Path:
+    """The path of a new file in the folder of `path`, with `content` and on the disk; to be renamed or linked to it.
+
+    Its name is no other writer's: workers in containers that share the lake have the same process ids.
+    """
+    temporary = path.with_name(f".{path.name}.{token_hex(8)}")
+    with temporary.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    return temporary
+
+
+def _sync(folder: Path) -> None:
+    """Makes the names in the folder survive a loss of power, and (journals keep order) all that were made before."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

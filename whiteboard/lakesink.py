@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -44,10 +45,11 @@ class LakeSink:
         self._buffers: dict[tuple[str, int], _Buffer] = {}
         self._flushed_at = time.monotonic()
 
-    def assign(self, topic: str, partition: int) -> None:
-        """Takes a partition over, from where the lake ends."""
+    def assign(self, topic: str, partition: int) -> int:
+        """Takes a partition over; returns where the lake ends, the first offset that has to be added."""
         end = self._lake.end(topic, self._epochs[topic], partition)
         self._buffers[topic, partition] = _Buffer(end, end)
+        return end
 
     def revoke(self, topic: str, partition: int) -> None:
         """Gives a partition up; what is buffered and not flushed is its next owner's to read again."""
@@ -75,21 +77,24 @@ class LakeSink:
         return rows >= self._max_rows or (waiting and time.monotonic() - self._flushed_at >= self._max_age_s)
 
     def flush(self) -> int:
-        """Commits every buffer; returns the rows committed. A buffer whose partition was taken over starts afresh."""
-        rows = 0
-        for (topic, partition), buffer in self._buffers.items():
-            if buffer.next == buffer.first:
-                continue
-            epoch = self._epochs[topic]
-            data = table(buffer.records, self._kinds[topic], epoch)
-            days = [r.event.event_timestamp.date() for r in buffer.records]
-            if self._lake.append(topic, epoch, partition, buffer.first, buffer.next - 1, data, days):
-                rows += data.num_rows
-                buffer.first, buffer.records = buffer.next, []
-            else:
-                log.warning("overtaken", extra={"topic": topic, "partition": partition, "offset": buffer.first})
-                end = self._lake.end(topic, epoch, partition)
-                kept = [r for r in buffer.records if r.offset >= end]
-                buffer.first, buffer.next, buffer.records = end, max(end, buffer.next), kept
+        """Returns once everything buffered is in the lake: the number of rows that this sink put there.
+
+        Of a partition that another worker has sunk further meanwhile, only what is left is added.
+        """
+        rows = sum(self._commit(topic, partition, buffer) for (topic, partition), buffer in self._buffers.items())
         self._flushed_at = time.monotonic()
         return rows
+
+    def _commit(self, topic: str, partition: int, buffer: _Buffer) -> int:
+        epoch = self._epochs[topic]
+        while buffer.next > buffer.first:
+            data = table(buffer.records, self._kinds[topic], epoch)
+            days = [r.event.event_timestamp.astimezone(UTC).date() for r in buffer.records]
+            if self._lake.append(topic, epoch, partition, buffer.first, buffer.next - 1, data, days):
+                buffer.first, buffer.records = buffer.next, []
+                return int(data.num_rows)
+            log.warning("overtaken", extra={"topic": topic, "partition": partition, "offset": buffer.first})
+            buffer.first = self._lake.end(topic, epoch, partition)
+            buffer.next = max(buffer.next, buffer.first)
+            buffer.records = [r for r in buffer.records if r.offset >= buffer.first]
+        return 0

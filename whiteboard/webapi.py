@@ -98,7 +98,7 @@ async def _on_invalid(_: Request, error: Exception) -> Response:
 
 def _shown(value: object) -> str:
     text = repr(value)
-    return text if len(text) <= 100 else f"{text[:97]}..."  # noqa: PLR2004
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 async def _on_http(_: Request, error: Exception) -> Response:
@@ -157,7 +157,7 @@ def _trace(headers: Mapping[bytes, bytes]) -> str:
     given = headers.get(b"x-request-id", b"").decode("latin-1")
     if not given:
         parts = headers.get(b"traceparent", b"").decode("latin-1").split("-")
-        given = parts[1] if len(parts) == 4 else ""  # noqa: PLR2004 - version-trace-parent-flags
+        given = parts[1] if len(parts) == 4 else ""
     return given if 0 < len(given) <= _TRACE_LENGTH and given.isprintable() else uuid4().hex
 
 

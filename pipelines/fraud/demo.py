@@ -10,8 +10,10 @@ wrote.
 """
 
 import json
+import re
 import shutil
 import time
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,7 +24,6 @@ from typing import Any
 from urllib.request import urlopen
 
 import pandas as pd
-from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -31,7 +32,7 @@ from pipelines.fraud.dataset import build
 from pipelines.fraud.promote import promote
 from pipelines.fraud.train import TrainConfig, train
 from whiteboard.embedded import EmbeddedStack
-from whiteboard.errors import ProcessError
+from whiteboard.errors import NotEnoughDataError, ProcessError
 from whiteboard.eventlog import EventProducer, create_topics
 from whiteboard.featurestore import FeatureStore
 from whiteboard.fraud.events import DECISIONS, LABELS, SCHEMAS, TRANSACTIONS, TRANSACTIONS_BY_TERMINAL
@@ -41,6 +42,7 @@ from whiteboard.fraud.traffic import Answers, DecisionClient
 from whiteboard.fraud.world import WorldConfig, labels_for, malformed_payloads, simulate
 from whiteboard.lake import Lake
 from whiteboard.processes import free_port, url_answers, wait_until
+from whiteboard.registry import Registry
 from whiteboard.report import write_report
 from whiteboard.settings import Settings
 
@@ -48,6 +50,7 @@ MARKER = "demo.json"  # names a home that a demo made and may therefore wipe
 WORKERS = 2
 CHUNK = pd.Timedelta(hours=6)  # labels are sent at its beginning
 START = date(2026, 1, 5)
+_POSITION = re.compile(r'^whiteboard_stream_position\{partition="(\d+)",topic="([^"]+)"\} (\S+)$', re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -57,12 +60,12 @@ class DemoConfig:
     seed: int = 7
     customers: int = 500
     history_days: int = 50
-    live_days: int = 19
+    live_days: int = 18
     shift_after: int = 7  # live days before the fraud pattern changes
     label_delay_days: float = 3.0
     malformed: int = 40
     late_share: float = 0.02
-    retrain_wait_days: int = 4  # from the alert until most labels of its day are in
+    retrain_wait_days: int = 5  # from the alert until most labels of its day are in
     tuning_s: float = 5.0
 
     @property
@@ -173,6 +176,7 @@ class Demo:
         self.settings = self.stack.start_broker()
         create_topics(self.settings)
         FeatureStore.apply(self.settings)
+        Registry(self.settings).prepare()
         self.worker_ports = [free_port() for _ in range(WORKERS)]
         for number, port in enumerate(self.worker_ports, 1):
             self.stack.start(f"stream-{number}", "services.stream.worker", "--metrics-port", str(port))
@@ -199,10 +203,16 @@ class Demo:
         """Trains on what was sent until now; it need not wait for what is sent meanwhile."""
         self._wait_in_lake(expected)
         began = time.perf_counter()
-        version = train(
-            self.settings, build(self.settings), TrainConfig(seed=self.config.seed, tuning_s=self.config.tuning_s)
-        ).version
+        config = TrainConfig(seed=self.config.seed, tuning_s=self.config.tuning_s)
+        try:
+            version = train(self.settings, build(self.settings), config).version
+        except NotEnoughDataError as error:  # ask again when more labels are in
+            self.console.print(f"[yellow]{day}: not retrained, {error}")
+            return False
         verdict = promote(self.settings, version)
+        if self.chronicle.models:
+            text = "refused by the gates" if not verdict.promoted else "let through by the gates"
+            self.chronicle.mark(day, "retrained", f"version {version} trained, {text}")
         self.chronicle.models.append(
             {"version": version, "day": day.isoformat(), "why": why, "seconds": round(time.perf_counter() - began, 1)}
             | verdict.as_dict()
@@ -277,8 +287,7 @@ class Demo:
 
     def _after_retrain(self, retrain: "Future[bool]", day: date) -> date | None:
         """Waits for the retrain and the swap; the next day to try on if the gates refused."""
-        promoted, version = retrain.result(), self.chronicle.models[-1]["version"]
-        self.chronicle.mark(day, "retrained", f"version {version} trained")
+        promoted, version = retrain.result(), str(self.chronicle.models[-1]["version"])
         if not promoted:
             return day + timedelta(days=2)
         wait_until(lambda: self._serving() == version, f"the service serves version {version}")
@@ -351,10 +360,8 @@ class Demo:
 
 
 def _positions(metrics: str) -> Iterator[tuple[tuple[str, str], float]]:
-    for family in text_string_to_metric_families(metrics):
-        if family.name == "whiteboard_stream_position":
-            for sample in family.samples:
-                yield (sample.labels["topic"], sample.labels["partition"]), sample.value
+    for partition, topic, value in _POSITION.findall(metrics):
+        yield (topic, partition), float(value)
 
 
 def _independent(payments: pd.DataFrame) -> Iterator[list[dict[str, Any]]]:
@@ -403,6 +410,7 @@ def prepare_home(home: Path) -> None:
 
 def run(settings: Settings, config: DemoConfig) -> int:
     """The demo from an empty home to the report; 0, or 1 if an event was lost, parity broken or a request failed."""
+    warnings.simplefilter("ignore", DeprecationWarning)  # of libraries; Feast's import switches them on
     console, began = Console(), time.perf_counter()
     prepare_home(settings.home)
     results = Demo(settings, config, console).run()

@@ -4,7 +4,7 @@
     2018-07-25 ─ train ─► 2018-08-01 ─ (delay) ──► 2018-08-08 ─── test ────► 2018-08-15
 
 Labels take `delay_days` to come, so what happens in between can teach nothing. Cards that are known to be compromised
-have been blocked: they are taken out of the test (chapter 5, "Validation strategies").
+have been blocked: they are taken out of the test (chapters 3 and 5).
 """
 
 from collections.abc import Sequence

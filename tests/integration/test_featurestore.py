@@ -62,8 +62,8 @@ def test_training_set_keeps_rows_without_features_and_payments_of_one_second_apa
     asked = pd.DataFrame({**keys, "event_timestamp": AT, "is_fraud": [True, False]})
     asked = pd.concat([asked, asked.iloc[:1].assign(transaction_id="unknown")], ignore_index=True)
     found = store.training_set(asked, "fraud_training").set_index("transaction_id")
-    assert list(found.loc["b", list(FEATURES)]) == [float(i + 100) for i in range(len(FEATURES))]
-    assert list(found.loc["a", list(FEATURES)]) == [float(i) for i in range(len(FEATURES))]
+    assert found.loc[["b"], list(FEATURES)].to_numpy().tolist() == [[float(i + 100) for i in range(len(FEATURES))]]
+    assert found.loc[["a"], list(FEATURES)].to_numpy().tolist() == [[float(i) for i in range(len(FEATURES))]]
     assert found.loc[["unknown"], list(FEATURES)].isna().all(axis=None)
     assert found["is_fraud"].to_dict() == {"a": True, "b": False, "unknown": True}
 

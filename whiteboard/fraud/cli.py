@@ -63,6 +63,8 @@ def simulate(
 @app.command(epilog="Example: whiteboard fraud ingest --transactions world/transactions.parquet")
 def ingest(transactions: TransactionsFile) -> None:
     """Sends a file of transactions, and the labels in it, through the event log."""
+    from rich.progress import Progress
+
     from whiteboard.embedded import connected
     from whiteboard.fraud.ingest import ingest as run
     from whiteboard.fraud.ingest import read_transactions
@@ -70,7 +72,12 @@ def ingest(transactions: TransactionsFile) -> None:
 
     if transactions is None:
         raise typer.BadParameter("--transactions FILE is needed")
-    result = run(connected(Settings()), read_transactions(transactions))
+    frame = read_transactions(transactions)
+    with Progress() as bar:
+        task = bar.add_task("transactions and labels")
+        result = run(
+            connected(Settings()), frame, progress=lambda done, total: bar.update(task, completed=done, total=total)
+        )
     Console().print(
         f"{result.transactions:,} transactions and {result.labels:,} labels sent, {result.events_per_s:,.0f} events/s"
     )

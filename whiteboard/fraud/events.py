@@ -29,7 +29,7 @@ class Event(Struct, frozen=True, forbid_unknown_fields=True):
     """Base of all events: immutable, every field named, unknown fields refused."""
 
 
-class Transaction(Event, kw_only=True):
+class Transaction(Event, frozen=True, kw_only=True):
     """A card payment was attempted. `amount` is in account currency."""
 
     transaction_id: Identifier
@@ -39,7 +39,7 @@ class Transaction(Event, kw_only=True):
     amount: Amount
 
 
-class Label(Event, kw_only=True):
+class Label(Event, frozen=True, kw_only=True):
     """It became known at `event_timestamp` whether the transaction made at `transaction_timestamp` was a fraud."""
 
     transaction_id: Identifier
@@ -52,7 +52,7 @@ class Label(Event, kw_only=True):
     source: Literal["history", "chargeback", "review"] = "history"
 
 
-class Decision(Event, kw_only=True):
+class Decision(Event, frozen=True, kw_only=True):
     """The fraud service decided, with everything needed to recompute why.
 
     `features` are the model's inputs (None where a value is undefined). `watermarks` say which events the service had
@@ -78,7 +78,7 @@ class Decision(Event, kw_only=True):
     latency_ms: float
 
 
-class Alert(Event, kw_only=True):
+class Alert(Event, frozen=True, kw_only=True):
     """The monitor asks for a retrain: what it saw, on which day of the event clock, beyond which limit."""
 
     event_timestamp: Timestamp

@@ -149,7 +149,7 @@ def _derived(amount: float, t: int, values: dict[str, float]) -> dict[str, float
     return {
         "amount": amount,
         "is_night": float(t // HOUR % 24 <= NIGHT_ENDS_H),
-        "is_weekend": float((t // DAY + 3) % 7 >= 5),  # noqa: PLR2004 - Saturday is 5
+        "is_weekend": float((t // DAY + 3) % 7 >= 5),
         "amount_to_mean": amount / usual if usual != 0 else nan,
         "recent_max_to_mean": values["customer_max_7d"] / usual if usual != 0 else nan,
         "amount_zscore": (amount - mean) / (std + 1),  # + 1 unit of money: a card with equal amounts has no spread

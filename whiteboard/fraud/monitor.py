@@ -123,8 +123,10 @@ class Monitor:
         if version not in self._baselines:
             ref = self._registry.version("fraud", version) if version.isdigit() else None
             columns = [*(f for f in FEATURES if f not in NOT_DRIFT), "fraud_probability"]
-            reference = ref and pd.read_parquet(self._registry.download(ref) / "reference.parquet")
-            self._baselines[version] = None if reference is None else Baseline.of(reference, columns)
+            self._baselines[version] = None
+            if ref is not None:
+                reference = pd.read_parquet(self._registry.download(ref) / "reference.parquet")
+                self._baselines[version] = Baseline.of(reference, columns)
         return self._baselines[version]
 
     def _parity(self, connection: duckdb.DuckDBPyConnection) -> tuple[Skew, dict[str, int]]:

@@ -58,17 +58,21 @@ def decide(transactions: pd.DataFrame) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """A home with a lake of 50 days, the last ten of them decided live, labels two days after the payment."""
+    """A home with a lake of 50 days, the last ten decided live; labels come after two days, of reviews in an hour."""
     settings = Settings(home=tmp_path_factory.mktemp("home"))
     FeatureStore.apply(settings)
     config = WorldConfig(customers=200, terminals=400, start=START, days=DAYS, seed=5, label_delay_days=2.0)
     made = simulate(config).transactions
     decisions = decide(made)
-    declined = made["transaction_id"].isin(decisions.loc[decisions["decision"] == "decline", "transaction_id"])
+    declined, reviewed = (
+        made["transaction_id"].isin(decisions.loc[decisions["decision"] == action, "transaction_id"])
+        for action in ("decline", "review")
+    )
+    known = made["label_timestamp"].mask(reviewed, made["event_timestamp"] + pd.Timedelta(hours=1))
     labels = made.assign(
         transaction_timestamp=made["event_timestamp"],
-        event_timestamp=made["label_timestamp"],
-        created_timestamp=made["label_timestamp"],
+        event_timestamp=known,
+        created_timestamp=known,
         source="history",
     )
     lake = Lake(settings.lake_dir)
@@ -113,7 +117,8 @@ def test_declines_without_a_label_are_left_out_and_waived_ones_stand_for_them(da
 def test_days_whose_labels_are_not_in_yet_are_left_out(dataset: Dataset) -> None:
     newest = dataset.frame["event_timestamp"].max()
     assert newest.date() == START + timedelta(days=DAYS - 3)  # labels come after two days
-    assert dataset.counts["labelled"] < dataset.counts["payments"]
+    assert dataset.counts["labelled_too_new"] > 0  # those of the reviewed payments
+    assert dataset.counts["labelled"] == len(dataset) + dataset.counts["labelled_too_new"]
 
 
 def test_an_earlier_as_of_knows_less_and_differs_in_nothing_else(settings: Settings, dataset: Dataset) -> None:

@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from random import Random
 
 import duckdb
 import msgspec
@@ -143,7 +144,7 @@ def query(
             if t == topic
         ]
         frame = pd.DataFrame(records, columns=[*columns, "epoch", "partition", "offset", "created_timestamp"])
-        times = [c for c in frame if str(c).endswith("timestamp")]
+        times = [c for c in (*columns, "created_timestamp") if c.endswith("timestamp")]
         frame[times] = frame[times].astype("datetime64[us, UTC]")
         if frame.empty:
             frame = frame.astype(
@@ -162,7 +163,8 @@ def query(
     probes = probes.astype({"event_timestamp": "datetime64[us, UTC]", "created_timestamp": "datetime64[us, UTC]"})
     connection.register("probes", probes)
     sql = point_in_time_sql("probes", "transactions", "labels", visibility)  # type: ignore[arg-type]
-    return connection.sql(f"SELECT * FROM ({sql}) ORDER BY transaction_id::BIGINT").df()
+    found: pd.DataFrame = connection.sql(f"SELECT * FROM ({sql}) ORDER BY transaction_id::BIGINT").df()
+    return found
 
 
 def assert_equal(online: list[dict[str, float]], offline: pd.DataFrame) -> None:
@@ -185,7 +187,7 @@ def test_online_value_equals_sql_value_at_every_point(data: st.DataObject) -> No
         events = data.draw(st.lists(st.one_of(transactions(), labels()), min_size=1, max_size=14))
         # any partition for any event: an entity may move between partitions
         positions = [world.append(e, epoch, data.draw(st.integers(0, PARTITIONS - 1))) for e in events]
-        queues = {}
+        queues: dict[tuple[str, int], list[int]] = {}
         for position in positions:
             topic, _, partition, _, _ = world.log[position]
             queues.setdefault((topic, partition), []).append(position)
@@ -243,7 +245,7 @@ def test_training_row_sees_only_what_became_known_before_it(events: list[Transac
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.one_of(transactions(), labels()), max_size=25), st.randoms(use_true_random=False))
-def test_final_row_does_not_depend_on_how_partitions_interleave(events: list[Transaction | Label], rng) -> None:
+def test_final_row_does_not_depend_on_how_partitions_interleave(events: list[Transaction | Label], rng: Random) -> None:
     """One event a partition and topic: any order of delivery gives the same row."""
     order = list(range(len(events)))
     rows = []

@@ -66,12 +66,9 @@ def test_the_frame_keeps_the_contract(world: World) -> None:
     ]  # fmt: skip
     assert all(str(frame[name].dtype) == "datetime64[us, UTC]" for name in times)
     assert frame["transaction_id"].is_unique and frame["event_timestamp"].is_monotonic_increasing
-    assert frame[["transaction_id", "customer_id", "terminal_id"]].map(type).eq(str).all(axis=None)
-    assert (
-        frame["event_timestamp"]
-        .between(pd.Timestamp("2018-04-01", tz="UTC"), pd.Timestamp("2018-05-31", tz="UTC"))
-        .all()
-    )
+    assert all(type(value) is str for name in ("transaction_id", "customer_id", "terminal_id") for value in frame[name])
+    first, end = (pd.Timestamp(day, tz="UTC") for day in ("2018-04-01", "2018-05-31"))
+    assert first < frame["event_timestamp"].min() and frame["event_timestamp"].max() < end
     assert (frame["amount"] >= 0).all() and np.allclose(frame["amount"] * 100, (frame["amount"] * 100).round())
 
 
@@ -118,12 +115,10 @@ def test_a_third_of_a_leaked_cards_payments_is_multiplied_by_five(world: World) 
     assert 4 < (leaked["amount"] / leaked["customer_id"].map(usual)).mean() < 6
     late = leaked["event_timestamp"] - leaked["compromised_since"]
     assert (late >= 0 * DAY).all() and (late < 14 * DAY).all()
-    shares = []
-    for (card, since), rows in leaked.groupby(["customer_id", "compromised_since"]):
-        span = frame["event_timestamp"].between(since, since + 14 * DAY, inclusive="left")
-        shares.append((len(rows), ((frame["customer_id"] == card) & span).sum()))
-    picked, made = np.array(shares).sum(axis=0)
-    assert 0.25 < picked / made <= 0.5
+    leaks = leaked[["customer_id", "compromised_since"]].drop_duplicates()
+    made = frame[["customer_id", "event_timestamp"]].merge(leaks, on="customer_id")
+    since = made["event_timestamp"] - made["compromised_since"]
+    assert 0.25 < len(leaked) / ((since >= 0 * DAY) & (since < 14 * DAY)).sum() <= 0.4
 
 
 def test_customers_pay_only_at_terminals_within_their_reach(world: World) -> None:
@@ -153,7 +148,8 @@ def test_labels_come_after_the_delay_exactly_or_spread(world: World) -> None:
     delay = world.transactions["label_timestamp"] - world.transactions["event_timestamp"]
     assert (delay == 7 * DAY).all()
     spread = simulate(WorldConfig(customers=300, terminals=600, days=60, label_delay_days=3, label_delay_spread_days=1))
-    days = (spread.transactions["label_timestamp"] - spread.transactions["event_timestamp"]) / DAY
+    spans = spread.transactions["label_timestamp"] - spread.transactions["event_timestamp"]
+    days = spans.dt.total_seconds() / 86_400
     assert (days > 0).all() and days.mean() == pytest.approx(3, abs=0.05) and days.std() == pytest.approx(1, abs=0.05)
 
 
