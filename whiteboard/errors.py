@@ -52,3 +52,7 @@ class ProcessError(WhiteboardError):
 
 class RegistryUnavailableError(WhiteboardError):
     """The model registry does not answer; what was loaded or copied before can still be used."""
+
+
+class DependencyError(WhiteboardError):
+    """A dependency failed, was too slow, or is left alone after failing; the caller answers without it."""

@@ -126,8 +126,12 @@ def score(day: Annotated[datetime, typer.Option(formats=["%Y-%m-%d"], help="even
     epilog="Example: whiteboard fraud backtest --simulate handbook --train-start 2018-07-25 --weeks 5 --out result.json"
 )
 def backtest(
-    transactions: TransactionsFile = None,
-    simulate: Annotated[str | None, typer.Option(help='"handbook": simulate the Handbook\'s world')] = None,
+    transactions: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Parquet or CSV, see the README for its columns")
+    ] = None,
+    simulate: Annotated[
+        str | None, typer.Option(help='"handbook": simulate that world; --transactions then says where to keep it')
+    ] = None,
     train_start: Day = datetime(2018, 7, 25),
     train_days: Annotated[int, typer.Option(min=1)] = 7,
     delay_days: Annotated[int, typer.Option(min=0)] = 7,
@@ -143,13 +147,21 @@ def backtest(
     from whiteboard.fraud.world import WorldConfig
     from whiteboard.fraud.world import simulate as simulate_world
 
-    if (transactions is None) == (simulate is None):
-        raise typer.BadParameter("give either --transactions FILE or --simulate handbook")
     if simulate not in (None, "handbook"):
         raise typer.BadParameter(f"{simulate!r} is not a world; there is: handbook")
-    frame = read_transactions(transactions) if transactions else simulate_world(WorldConfig(seed=seed)).transactions
+    truth = None
+    if simulate:
+        world = simulate_world(WorldConfig(seed=seed))
+        frame, truth = world.transactions, world.truth
+        if transactions is not None:
+            frame.to_parquet(transactions, index=False)
+    elif transactions is not None and transactions.exists():
+        frame = read_transactions(transactions)
+    else:
+        raise typer.BadParameter(f"--transactions: found {transactions}, expected a file; or say --simulate handbook")
     result = run(
         frame,
+        truth=truth,
         train_start=train_start.date(),
         train_days=train_days,
         delay_days=delay_days,

@@ -1,0 +1,175 @@
+"""One fraud service's state: feature rows, models, the way to the event log, and what was decided lately.
+
+    service = FraudService(settings, models=…, outbox=…, connect=lambda: store_reader(settings))
+    await asyncio.to_thread(service.start)
+    answer = await service.decide(payment, trace="4bf92f35")
+    answer.body     b'{"transaction_id":"t-000017","decision":"approve",…}'
+
+A payment is decided once: a retry gets the answer of the first time, also while that is still being worked out.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import msgspec
+
+from services.fraud.schemas import DecisionOut
+from services.fraud.scoring import HOP_SECONDS, Rows, score
+from whiteboard.errors import DependencyError, FeatureStoreError, LateEventError
+from whiteboard.fraud.events import DECISIONS, TRANSACTIONS, Decision, Transaction
+from whiteboard.fraud.model import FraudModel
+from whiteboard.hotswap import HotSwap
+from whiteboard.lake import Lake, connect
+from whiteboard.outbox import Outbox
+from whiteboard.resilience import Guard, Recent
+from whiteboard.settings import Settings
+from whiteboard.webapi import ProblemError
+
+log = logging.getLogger("fraud")
+
+ReadRows = Callable[[str, str], tuple[bytes | None, bytes | None]]  # (customer_id, terminal_id) → their rows
+
+REMEMBERED = 100_000  # decisions kept for retries: minutes at full load, hours at the demo's; some 80 MB
+CACHED_ROWS = 20_000  # rows kept for when the store is away; some 30 MB
+READ_DEADLINE_S = 0.1  # p99 of a read is 1 ms; what takes longer than this will take far longer
+ANSWERED = tuple(DecisionOut.model_fields)
+
+
+class Answer(NamedTuple):
+    """The body of a response, and the seconds spent by hop; none for a retry."""
+
+    body: bytes
+    hops: dict[str, float]
+
+
+class FraudService:
+    """Decides on payments. All of it but `start` and `refresh`, which block, belongs to the event loop.
+
+    `connect` gives the reader of feature rows, or raises FeatureStoreError while there is no store; it is tried again
+    with every `refresh`.
+    """
+
+    def __init__(
+        self, settings: Settings, *, models: HotSwap[FraudModel], outbox: Outbox, connect: Callable[[], ReadRows]
+    ) -> None:
+        self.settings, self.models, self.outbox = settings, models, outbox
+        self._connect = connect
+        self._read: ReadRows | None = None
+        self._store_problem = ""
+        self._store = Guard("feature store", deadline_s=READ_DEADLINE_S)
+        self._rows: Recent[tuple[str, str], bytes | None] = Recent(CACHED_ROWS)
+        self._answered: Recent[str, tuple[Transaction, bytes]] = Recent(REMEMBERED)
+        self._under_way: dict[str, tuple[Transaction, asyncio.Task[Answer]]] = {}
+
+    def start(self) -> None:
+        """Takes up what was decided before, and everything that is there; the rest is found by `refresh`."""
+        self.outbox.start()
+        for transaction, body in recent_answers(Lake(self.settings.lake_dir), REMEMBERED):
+            self._answered.put(transaction.transaction_id, (transaction, body))
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Connects to a store that was missing, and follows the registry."""
+        if self._read is None:
+            try:
+                self._read = self._connect()
+            except FeatureStoreError as error:
+                self._store_problem = str(error)
+        self.models.refresh()
+
+    async def follow(self) -> None:
+        """Refreshes for ever, off the event loop."""
+        while True:
+            await asyncio.sleep(self.settings.model_poll_s)
+            try:
+                await asyncio.to_thread(self.refresh)
+            except Exception:  # this loop must outlive whatever a refresh meets
+                log.exception("refresh failed")
+
+    def missing(self) -> dict[str, str]:
+        """What a sound decision needs and does not have, with the reason."""
+        found = {
+            "model": "" if self.models.champion else "no version has the alias @champion; train and promote one",
+            "feature store": self._store_problem if self._read is None else self._store.reason * self._store.open,
+            "event log": self.outbox.problem,
+        }
+        return {name: reason for name, reason in found.items() if reason}
+
+    async def decide(self, transaction: Transaction, trace: str) -> Answer:
+        """The answer to a payment; the same payment again gets the same answer and is not counted.
+
+        Raises ProblemError for another payment under a known id (409), and for one too far in the past (422).
+        """
+        transaction_id = transaction.transaction_id
+        if (known := self._answered.get(transaction_id)) is not None:
+            _require_same(transaction, known[0])
+            return Answer(known[1], {})
+        if (running := self._under_way.get(transaction_id)) is not None:
+            _require_same(transaction, running[0])
+            return Answer((await asyncio.shield(running[1])).body, {})
+        task = asyncio.create_task(self._decide(transaction, trace))
+        self._under_way[transaction_id] = (transaction, task)
+        task.add_done_callback(lambda _: self._under_way.pop(transaction_id))
+        return await asyncio.shield(task)  # a client that leaves must not leave half a decision
+
+    async def _decide(self, transaction: Transaction, trace: str) -> Answer:
+        started = time.perf_counter()
+        rows = await self._read_rows(transaction)
+        champion, challenger = self.models.champion, self.models.challenger  # a swap in between must not mix versions
+        try:
+            decision, hops = score(transaction, rows, champion, challenger, self.settings.exploration, started)
+        except LateEventError as error:
+            raise ProblemError(422, f"event_timestamp: {error}") from error
+        body = msgspec.json.encode({name: getattr(decision, name) for name in ANSWERED})
+        self._answered.put(transaction.transaction_id, (transaction, body))
+        handing = time.perf_counter()
+        for topic, event in ((TRANSACTIONS, transaction), (DECISIONS, decision)):
+            self.outbox.put(topic, event, key=transaction.customer_id, trace=trace)
+        hops["produce"] = time.perf_counter() - handing
+        for hop, seconds in hops.items():
+            HOP_SECONDS.labels(hop).observe(seconds)
+        return Answer(body, hops)
+
+    async def _read_rows(self, transaction: Transaction) -> Rows:
+        """The current rows; those read last if the store does not answer in time; none if it was never read."""
+        keys = ("customer", transaction.customer_id), ("terminal", transaction.terminal_id)
+        try:
+            if self._read is None:
+                raise DependencyError(self._store_problem)
+            rows = await self._store.call(self._read, transaction.customer_id, transaction.terminal_id)
+        except DependencyError:  # told by the guard, once an outage
+            customer, terminal = (self._rows.get(key) for key in keys)
+            return Rows(customer, terminal, "cached" if customer or terminal else "default")
+        for key, row in zip(keys, rows, strict=True):
+            self._rows.put(key, row)
+        return Rows(*rows, "current")
+
+    def close(self) -> None:
+        """Sends what still waits for the event log."""
+        self.outbox.close()
+        self._store.close()
+
+
+def _require_same(transaction: Transaction, first: Transaction) -> None:
+    if transaction == first:
+        return
+    names = [name for name in transaction.__struct_fields__ if getattr(transaction, name) != getattr(first, name)]
+    detail = (
+        f"transaction_id {first.transaction_id!r} was decided before with another {', '.join(names)}; "
+        "send a retry unchanged, and a new payment with a new id"
+    )
+    raise ProblemError(409, detail)
+
+
+def recent_answers(lake: Lake, limit: int) -> Iterator[tuple[Transaction, bytes]]:
+    """The newest `limit` decisions of the lake, oldest first: each payment, and the body it was answered with."""
+    fields = list(dict.fromkeys((*Transaction.__struct_fields__, *ANSWERED)))
+    newest = f"SELECT {', '.join(fields)} FROM {lake.relation(DECISIONS, Decision)} ORDER BY created_timestamp DESC"
+    for values in reversed(connect().sql(f"{newest} LIMIT {limit}").fetchall()):
+        row: dict[str, Any] = dict(zip(fields, values, strict=True))
+        row["reasons"] = msgspec.json.decode(row["reasons"])
+        transaction = Transaction(**{name: row[name] for name in Transaction.__struct_fields__})
+        yield transaction, msgspec.json.encode({name: row[name] for name in ANSWERED})

@@ -1,0 +1,159 @@
+"""The stream worker on a real broker: killed, paused and restarted, nothing is lost and nothing is doubled."""
+
+import os
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+import pandas as pd
+import pytest
+
+from whiteboard.deadletters import list_dead_letters
+from whiteboard.embedded import EmbeddedStack
+from whiteboard.eventlog import EventProducer, create_topics, log_ids
+from whiteboard.featurestore import FeatureStore
+from whiteboard.fraud.events import LABELS, SCHEMAS, TRANSACTIONS, Label, Transaction
+from whiteboard.fraud.features import CUSTOMER_FOLD, TERMINAL_FOLD
+from whiteboard.fraud.ingest import labels_of, send_label, send_transaction
+from whiteboard.fraud.world import WorldConfig, malformed_payloads, simulate
+from whiteboard.lake import Lake, connect
+from whiteboard.processes import wait_until
+from whiteboard.settings import Settings
+from whiteboard.windows import EntityFold, Row
+
+SLICES = 12
+KILLS = {2, 5, 6, 9}
+MALFORMED = 14
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Iterator[EmbeddedStack]:
+    with EmbeddedStack(Settings(home=tmp_path)) as stack:
+        stack.start_broker()
+        create_topics(stack.connected)
+        FeatureStore.apply(stack.connected)
+        yield stack
+
+
+def events_of(world: pd.DataFrame) -> list[tuple[str, dict[str, object]]]:
+    """Transactions and labels in the order in which they become known."""
+    rows = [(r["created_timestamp"], TRANSACTIONS, r) for r in world.to_dict("records")]
+    rows += [(r["event_timestamp"], LABELS, r) for r in labels_of(world).to_dict("records")]
+    ordered = sorted(rows, key=lambda row: row[0])
+    return [(topic, {str(name): value for name, value in row.items()}) for _, topic, row in ordered]
+
+
+def send(producer: EventProducer, events: list[tuple[str, dict[str, object]]]) -> None:
+    for topic, row in events:
+        (send_transaction if topic == TRANSACTIONS else send_label)(producer, row)
+    producer.flush()
+
+
+def expected_rows(lake: Lake, fold: EntityFold, key: str, topics: dict[str, type]) -> dict[str, Row]:
+    """What one undisturbed worker would have made of the log, event by event."""
+    rows: dict[str, Row] = {}
+    for topic, kind in topics.items():
+        for event, epoch, partition, offset in lake.events(topic, kind):
+            row = rows.setdefault(getattr(event, key), Row({}, 0, {}, {}))
+            assert fold.fold(row, event, topic, epoch, partition, offset)
+    return rows
+
+
+def content(row: Row) -> tuple[object, ...]:
+    """A row without what only says where the log's re-keyed copy lies."""
+    watermark = {t: mark for t, mark in row.watermark.items() if t in (TRANSACTIONS, LABELS)}
+    return watermark, row.newest, row.newest_by_stream, row.tiles
+
+
+def test_killed_and_paused_workers_lose_and_double_nothing(stack: EmbeddedStack) -> None:
+    settings, rng = stack.connected, Random(5)
+    world = simulate(WorldConfig(customers=60, terminals=120, days=30, seed=3, late_share=0.1)).transactions
+    events = events_of(world)
+    for number in (1, 2):
+        stack.start(f"stream-{number}", "services.stream.worker", "--metrics-port", "0")
+    broken = malformed_payloads(MALFORMED, 1)
+    lake, store = Lake(settings.lake_dir), FeatureStore(settings)
+    size = -(-len(events) // SLICES)
+    with EventProducer(settings, "test", SCHEMAS) as producer:
+        for number in range(SLICES):
+            send(producer, events[number * size : (number + 1) * size])
+            for _, payload in broken[number::SLICES]:
+                producer.send_raw(TRANSACTIONS, "c-1", payload, {"schema": b"fraud.transaction.v1", "trace": b""})
+            producer.flush()
+            victim = stack.process(f"stream-{rng.choice((1, 2))}")
+            if number in KILLS:
+                victim.kill()
+                victim.restart()
+            elif number == SLICES - 2:  # overtaken: the other one takes over while this one sleeps with full buffers
+                os.kill(victim.pid, signal.SIGSTOP)
+
+        def covered(topic: str, count: int) -> bool:
+            stack.check()
+            return sum(lake.coverage(topic).values()) == count
+
+        labels = len(events) - len(world)
+        wait_until(lambda: covered(TRANSACTIONS, len(world) + MALFORMED), "all transactions are in the lake", 90)
+        os.kill(victim.pid, signal.SIGCONT)
+        for number in (1, 2):
+            os.kill(stack.process(f"stream-{number}").pid, signal.SIGCONT)
+        wait_until(lambda: covered(LABELS, labels), "all labels are in the lake", 60)
+
+    with connect() as connection:
+        for topic, kind, ids in ((TRANSACTIONS, Transaction, world), (LABELS, Label, labels_of(world))):
+            found = connection.sql(f"SELECT transaction_id FROM {lake.relation(topic, kind)}").df()["transaction_id"]
+            assert Counter(found) == Counter(ids["transaction_id"]), topic
+    assert len(list_dead_letters(settings, "fraud")) >= MALFORMED, "each is buried, once more if its worker was killed"
+    buried = {(letter.partition, letter.offset) for letter in list_dead_letters(settings, "fraud")}
+    assert len(buried) == MALFORMED
+
+    customers = expected_rows(lake, CUSTOMER_FOLD, "customer_id", {TRANSACTIONS: Transaction})
+    terminals = expected_rows(lake, TERMINAL_FOLD, "terminal_id", {TRANSACTIONS: Transaction, LABELS: Label})
+    for view, fold, expected in (
+        ("fraud_customer", CUSTOMER_FOLD, customers),
+        ("fraud_terminal", TERMINAL_FOLD, terminals),
+    ):
+
+        def equal() -> bool:
+            stored = store.states(view).read(list(expected))  # noqa: B023
+            rows = zip(expected.values(), stored, strict=True)  # noqa: B023
+            return all(content(row) == content(fold.decode(state)) for row, state in rows)  # noqa: B023
+
+        wait_until(equal, f"every row of {view} equals that of an undisturbed run", 30)
+
+
+def test_rows_of_a_lost_log_are_rebuilt_from_the_lake_and_new_offsets_count(tmp_path: Path) -> None:
+    at = pd.Timestamp("2026-01-05T12:00:00Z")
+    row = {"customer_id": "c-1", "terminal_id": "m-1", "amount": 10.0, "is_fraud": False}
+    made = [
+        row | {"transaction_id": f"t-{i}", "event_timestamp": t, "created_timestamp": t}
+        for i, t in enumerate(at + pd.Timedelta(minutes=i) for i in range(6))
+    ]
+    ids = []
+    for part in (made[:4], made[4:]):  # the embedded broker forgets everything in between
+        with EmbeddedStack(Settings(home=tmp_path)) as stack:
+            settings = stack.start_broker()
+            create_topics(settings)
+            store, lake = FeatureStore.apply(settings), Lake(settings.lake_dir)
+            stack.start("stream", "services.stream.worker", "--metrics-port", "0")
+            with EventProducer(settings, "test", SCHEMAS) as producer:
+                for payment in part:
+                    send_transaction(producer, payment)
+                producer.flush()
+            ids.append(log_ids(settings, [TRANSACTIONS])[TRANSACTIONS])
+            count = 4 if part is made[:4] or len(ids) == 1 else 6
+
+            def seen() -> bool:
+                stack.check()  # noqa: B023
+                customer, terminal = (store.states(f"fraud_{e}").read([i])[0] for e, i in (("customer", "c-1"), ("terminal", "m-1")))  # noqa: B023, E501
+                t = int((at + pd.Timedelta(minutes=10)).timestamp()) * 1_000_000
+                counts = (
+                    CUSTOMER_FOLD.values(CUSTOMER_FOLD.decode(customer), t)["customer_count_1d"],
+                    TERMINAL_FOLD.values(TERMINAL_FOLD.decode(terminal), t)["terminal_count_1d"],
+                )
+                in_lake = sum(lake.coverage(TRANSACTIONS).values())  # noqa: B023
+                return counts == (count, count) and in_lake == count  # noqa: B023
+
+            wait_until(seen, f"{count} payments are in rows and lake", 60)
+    assert ids[0] != ids[1]
