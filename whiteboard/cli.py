@@ -51,7 +51,7 @@ def demo(
     system: Annotated[str, typer.Option(help="fraud, or all")] = "all",
     home: Home = None,
     seed: Annotated[int, typer.Option(help="another seed is another world")] = 7,
-    customers: Annotated[int, typer.Option(min=50, help="size of the simulated world")] = 500,
+    customers: Annotated[int, typer.Option(min=50, help="size of the simulated world")] = 400,
 ) -> None:
     """Lives through a system's whole life in minutes: history, training, live traffic, drift, retraining, promotion.
 

@@ -2,11 +2,16 @@
 
     baseline = Baseline.of(reference, columns)
     verdict = baseline.compare(window, html=Path("2026-03-05.html"))
-    DriftVerdict(share=0.31, limit=0.05, rows=1042, columns={"is_night": ColumnDrift(score=0.21, threshold=0.1), …})
+    DriftVerdict(rows=1042, columns={"customer_count_1h": ColumnDrift(score=0.44, threshold=0.23), …}, limit=0.05)
 
-The distance is the Wasserstein distance in standard deviations of the reference (Evidently's "wasserstein" method).
-Evidently's default threshold of 0.1 is right for some columns and absurd for others (a heavy tail, a day of the week),
-so each column's threshold is calibrated on the reference itself: how far its single days lie from all of them.
+The distance is the Wasserstein distance in standard deviations of the reference (Evidently's "wasserstein" method). A
+distance is an effect, not a p-value: it does not call every difference significant once there are enough rows. What
+distance is normal depends on the column and on the traffic, so each column's threshold is calibrated on the reference
+itself: how far does a day lie from the other days?
+
+Chosen on 28 simulated worlds of 500 cards (a reference of 6 days, then 45 live days of some 950 payments): 0.9 % of the
+days without a change are called drifted, and a new pattern in 3 % of the payments is seen after 2 days in the median, 6
+at most. With Evidently's threshold of 0.1 for every column, 84 % of the days without a change would be.
 """
 
 from collections.abc import Sequence
@@ -16,11 +21,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-LEAST_THRESHOLD = 0.1  # Evidently's default for this distance
-MARGIN = 1.5  # beyond the farthest day of the reference: some ten days do not show how far a day can lie
+LEAST_THRESHOLD = 0.2  # standard deviations: by convention (Cohen 1988) the least effect that is called small
+MARGIN = 2.0  # beyond the farthest day of the reference: some six days do not show how far a day can lie
 SHARE_LIMIT = 0.05  # of the columns: one of thirty may wander off by chance, a new pattern moves several
 REFERENCE_ROWS = 2_000
-LEAST_ROWS = 100
+LEAST_ROWS = 100  # of a window
+LEAST_VALUES = 50  # of a column; fewer lie anywhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,54 +68,78 @@ class DriftVerdict:
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """What normal looks like: a reference sample and a threshold for each of its columns."""
+    """What normal looks like: a reference sample, and a threshold for each of its columns.
+
+    The thresholds are those of windows of `rows` rows; chance alone carries a smaller window farther.
+    """
 
     reference: pd.DataFrame
     thresholds: dict[str, float]
+    rows: int
 
     @classmethod
     def of(cls, reference: pd.DataFrame, columns: Sequence[str], seed: int = 0) -> "Baseline":
-        """The baseline of a reference sample with `event_timestamp`; each of its days is held against the whole."""
-        sample = reference.sample(min(len(reference), REFERENCE_ROWS), random_state=seed)
-        days = [day for _, day in reference.groupby(reference["event_timestamp"].dt.date) if len(day) >= LEAST_ROWS]
+        """The baseline of a reference sample with `event_timestamp`; each of its days is held against the others.
+
+        A reference without two whole days is cut into five random parts, which only shows the noise within a day.
+        """
+        usable = [c for c in columns if reference[c].count() >= LEAST_VALUES]
+        values = reference[usable].astype(float)
+        dates = reference["event_timestamp"].dt.date.to_numpy()
+        parts = [dates == day for day in pd.unique(dates) if (dates == day).sum() >= LEAST_ROWS]
+        if len(parts) == 1 or not parts:
+            fifth = np.random.default_rng(seed).integers(0, 5, len(values))
+            parts = [fifth == i for i in range(5)]
         thresholds = {
-            column: max(LEAST_THRESHOLD, *(MARGIN * distance(reference[column], day[column]) for day in days))
-            if days
-            else LEAST_THRESHOLD
-            for column in columns
+            c: max(LEAST_THRESHOLD, MARGIN * max(distance(values[c][~part], values[c][part]) for part in parts))
+            for c in usable
         }
-        return cls(sample[list(columns)], thresholds)
+        sample = values.sample(min(len(values), REFERENCE_ROWS), random_state=seed)
+        return cls(sample, thresholds, int(np.median([part.sum() for part in parts])))
 
     def compare(self, window: pd.DataFrame, html: Path | None = None, limit: float = SHARE_LIMIT) -> DriftVerdict:
-        """The verdict on a window; Evidently's report is kept at `html`.
+        """The verdict on a window; Evidently's report is kept at `html`. Below LEAST_ROWS rows nothing is compared.
 
-        A column with fewer than LEAST_ROWS defined values is left out: the age of a run of frauds is defined for a
-        handful of payments a day.
+        A column with too few values to compare is left out, unless the reference says that it should have many: then
+        what is compared is how many rows have a value at all.
         """
+        if len(window) < LEAST_ROWS:
+            return DriftVerdict(len(window), {}, limit)
+        wider = max(1.0, (self.rows / len(window)) ** 0.5)  # the distance by chance falls with the root of the rows
+        expected = self.reference.notna().mean() * len(window)
+        columns = [c for c in self.thresholds if window[c].count() >= LEAST_VALUES]
+        drifts = {
+            c: ColumnDrift(_presence_distance(self.reference[c], window[c]), LEAST_THRESHOLD * wider)
+            for c in self.thresholds.keys() - set(columns)
+            if expected[c] >= 2 * LEAST_VALUES
+        }
+        thresholds = {c: self.thresholds[c] * wider for c in columns}
+        for column, score in self._evidently(window[columns].astype(float), thresholds, html, limit).items():
+            drifts[column] = ColumnDrift(score, thresholds[column])
+        return DriftVerdict(len(window), drifts, limit)
+
+    def _evidently(
+        self, window: pd.DataFrame, thresholds: dict[str, float], html: Path | None, limit: float
+    ) -> dict[str, float]:
+        """Evidently's score of each column of `window`; it gives no verdict by column."""
         from evidently import DataDefinition, Dataset, Report
         from evidently.presets import DataDriftPreset
 
-        defined = [c for c in self.thresholds if self.reference[c].notna().sum() >= LEAST_ROWS]
-        columns = [c for c in defined if window[c].notna().sum() >= LEAST_ROWS]
-        if not columns:
-            return DriftVerdict(len(window), {}, limit)
-        definition = DataDefinition(numerical_columns=columns)
-        preset = DataDriftPreset(
-            num_method="wasserstein", per_column_threshold={c: self.thresholds[c] for c in columns}, drift_share=limit
-        )
-        snapshot = Report([preset]).run(
-            Dataset.from_pandas(window[columns].astype(float), definition),
-            Dataset.from_pandas(self.reference[columns].astype(float), definition),
-        )
+        if window.columns.empty:
+            return {}
+        definition = DataDefinition(numerical_columns=list(window.columns))
+        preset = DataDriftPreset(num_method="wasserstein", per_column_threshold=thresholds, drift_share=limit)
+        reference = Dataset.from_pandas(self.reference[window.columns], definition)
+        snapshot = Report([preset]).run(Dataset.from_pandas(window, definition), reference)
         if html is not None:
             html.parent.mkdir(parents=True, exist_ok=True)
             snapshot.save_html(str(html))
-        scores = {
-            metric["config"]["column"]: float(metric["value"])
-            for metric in snapshot.dict()["metrics"]
-            if "column" in metric["config"]
-        }
-        return DriftVerdict(len(window), {c: ColumnDrift(scores[c], self.thresholds[c]) for c in columns}, limit)
+        metrics = [m for m in snapshot.dict()["metrics"] if "column" in m["config"]]
+        return {m["config"]["column"]: float(m["value"]) for m in metrics}
+
+
+def _presence_distance(reference: "pd.Series[float]", current: "pd.Series[float]") -> float:
+    return distance(reference.notna().astype(float), current.notna().astype(float))
 
 
 def distance(reference: "pd.Series[float]", current: "pd.Series[float]") -> float:

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -194,8 +195,10 @@ def running(settings: Settings) -> dict[str, Any] | None:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            found: dict[str, Any] = json.loads(path.read_text())
-            return found
+            with suppress(FileNotFoundError):  # it is just stopping
+                found: dict[str, Any] = json.loads(path.read_text())
+                return found
+            return None
     path.unlink(missing_ok=True)  # left behind by a supervisor that was killed
     return None
 

@@ -4,8 +4,8 @@
     models.refresh()                     # in a thread: asks the registry, downloads and loads what is new
     models.champion                      # Loaded(version="3", model=FraudModel) or None
 
-A version that cannot be fetched or loaded is left alone and what was loaded goes on serving. Without a registry the last
-good local copy serves.
+A version that cannot be fetched or loaded is left alone, and what was loaded goes on serving. Without a registry the
+last good local copy serves.
 """
 
 import logging

@@ -2,10 +2,10 @@
 
     request ──put──► bounded queue ──► one thread: EventProducer.send ──► acknowledged, or counted as lost
 
-    outbox.put("fraud.decisions", decision, key="c-12", trace="4bf92f35")    # 2 µs, whatever the broker does
+    outbox.put({"fraud.transactions": payment, "fraud.decisions": decision}, key="c-12", trace="4bf92f35")
 
-The thread connects when a broker is there, however late, and makes its producer anew when a broker refuses an event: one
-that was restarted and forgot everything no longer knows the old producer. What could not be written within the
+The thread connects when a broker is there, however late, and makes its producer anew when a broker refuses an event:
+one that was restarted and forgot everything no longer knows the old producer. What could not be written within the
 producer's delivery time is counted and not sent again, since it may have been written after all.
 """
 
@@ -34,9 +34,8 @@ IDLE_S = 0.5  # how often an idle thread looks around
 STALLED_S = 5.0  # ten times what an acknowledgement takes on a bad day
 
 
-class _Item(NamedTuple):
-    topic: str
-    event: Struct
+class _Letter(NamedTuple):
+    events: Mapping[str, Struct]  # by topic
     key: str
     trace: str
 
@@ -55,7 +54,7 @@ class Outbox:
     ) -> None:
         self._connect = connect or (lambda: EventProducer(settings, client_id, schemas))
         self._capacity = capacity
-        self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Letter | None] = queue.SimpleQueue()
         self._producer: EventProducer | None = None
         self._lock = threading.Lock()
         self._waiting = 0
@@ -70,16 +69,17 @@ class Outbox:
         """Starts the thread; what was put before is sent too."""
         self._thread.start()
 
-    def put(self, topic: str, event: Struct, *, key: str, trace: str = "") -> bool:
-        """Takes the event to be sent to `topic` in the order of the puts; False, counted, when there is no room."""
+    def put(self, events: Mapping[str, Struct], *, key: str, trace: str = "") -> bool:
+        """Takes events by topic, to be sent in the order of the puts; False, counted as lost, when there is no room."""
         with self._lock:
-            if self._waiting >= self._capacity or self._closing:
-                LOST.labels(topic).inc()
+            if self._waiting + len(events) > self._capacity or self._closing:
+                for topic in events:
+                    LOST.labels(topic).inc()
                 return False
             if self._waiting == 0:
                 self._moved = time.monotonic()
-            self._waiting += 1
-        self._queue.put(_Item(topic, event, key, trace))
+            self._waiting += len(events)
+        self._queue.put(_Letter(events, key, trace))
         return True
 
     @property
@@ -112,39 +112,40 @@ class Outbox:
                 time.sleep(IDLE_S)
                 continue
             with suppress(queue.Empty):
-                item = self._queue.get(timeout=IDLE_S)
-                if item is None:
+                letter = self._queue.get(timeout=IDLE_S)
+                if letter is None:
                     break
-                self._send(item)
+                for topic, event in letter.events.items():
+                    self._send(topic, event, letter)
         if self._producer is not None:
             self._producer.close()
 
     def _connected(self) -> bool:
         try:
             self._producer = self._connect()
-        except WhiteboardError as error:
+        except (WhiteboardError, OSError, ValueError) as error:  # the last two: an address that cannot be one
             self._problem = str(error)
             return False
         self._refused = False
         log.info("outbox connected", extra={"waiting": self._waiting})
         return True
 
-    def _send(self, item: _Item) -> None:
+    def _send(self, topic: str, event: Struct, letter: _Letter) -> None:
         assert self._producer is not None
         try:
-            sent = self._producer.send(item.topic, item.event, key=item.key, trace=item.trace)
-        except WhiteboardError as error:
-            self._done(item, error)
+            sent = self._producer.send(topic, event, key=letter.key, trace=letter.trace)
+        except Exception as error:  # whatever the client raises, the next event must have its chance
+            self._done(topic, letter.trace, error)
         else:
-            sent.add_both(lambda outcome: self._done(item, outcome))
+            sent.add_both(lambda outcome: self._done(topic, letter.trace, outcome))
 
-    def _done(self, item: _Item, outcome: object) -> None:  # in the client's sender thread, or in ours
+    def _done(self, topic: str, trace: str, outcome: object) -> None:  # in the client's sender thread, or in ours
         with self._lock:
             self._waiting -= 1
             self._moved = time.monotonic()
         if not isinstance(outcome, BaseException):
             return
-        LOST.labels(item.topic).inc()
+        LOST.labels(topic).inc()
         if not self._refused:  # one line an outage, not one an event
-            log.error("event lost", extra={"topic": item.topic, "trace": item.trace, "error": repr(outcome)})
+            log.error("event lost", extra={"topic": topic, "trace": trace, "error": repr(outcome)})
         self._problem, self._refused = repr(outcome), True

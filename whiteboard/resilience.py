@@ -6,7 +6,7 @@
     except DependencyError:
         row = recent.get("c-12")    # cached, else none; either way the answer says that it is degraded
 
-The breaker is Nygard's (Release It!, "Circuit Breaker"): closed, open after failures in a row, then one probe at a time.
+The breaker is Nygard's (Release It!, "Circuit Breaker"): open after failures in a row, then one probe at a time.
 """
 
 import asyncio

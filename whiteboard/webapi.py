@@ -1,10 +1,10 @@
 """One FastAPI app for every system: health, metrics, traces, and errors as problem+json (RFC 9457).
 
-    GET /health/live    200 while the process runs
-    GET /health/ready   200, or 503 naming what is missing
-    GET /metrics        Prometheus
-    {"type": "about:blank", "title": "Unprocessable Content", "status": 422, "detail": "amount: found -1, but: …",
-     "errors": [{"field": "amount", "value": "-1", "expected": "Input should be greater than or equal to 0"}]}
+GET /health/live    200 while the process runs
+GET /health/ready   200, or 503 naming what is missing
+GET /metrics        Prometheus
+{"type": "about:blank", "title": "Unprocessable Content", "status": 422, "detail": "amount: found -1, but: …",
+ "errors": [{"field": "amount", "value": "-1", "expected": "Input should be greater than or equal to 0"}]}
 """
 
 import logging
@@ -132,7 +132,7 @@ def _unprocessable(found: list[Any], within: tuple[str, ...], known: list[str]) 
 
 def _shown(value: object) -> str:
     text = value.decode(errors="replace") if isinstance(value, bytes) else repr(value)
-    return text if len(text) <= 100 else f"{text[:97]}..."  # noqa: PLR2004
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 async def _on_problem(_: Request, error: Exception) -> Response:

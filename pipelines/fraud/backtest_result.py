@@ -72,20 +72,20 @@ def print_table(result: dict[str, Any]) -> "Table":
         title=f"{protocol['weeks']} test window(s) of {protocol['test_days']} days after {protocol['train_start']}: "
         f"{test['rows']:,} payments, {test['frauds']:,} frauds"
     )
-    for heading in ("model", "learnt from", "ROC AUC", "average precision", "Card Precision@100", "cost per 1,000"):
-        table.add_column(heading, justify="left" if heading == "model" else "right")
+    table.add_column("model, learnt from")
+    for heading in ("ROC AUC", "average\nprecision", "Card Pre-\ncision@100", "cost per\n1,000"):
+        table.add_column(heading, justify="right")
     for name, model in result["models"].items():
-        learnt = model.get("learnt_from")
+        learnt = f"\n[dim]{model['learnt_from']['rows']:,} payments" if "learnt_from" in model else ""
         cells = [_cell(model, metric, ".3f") for metric in RANKING]
-        table.add_row(name, f"{learnt['rows']:,}" if learnt else "", *cells, _cell(model, "cost_per_1000", ".0f"))
+        table.add_row(name + learnt, *cells, _cell(model, "cost_per_1000", ".0f"))
     return table
 
 
 def _cell(model: dict[str, Any], metric: str, form: str) -> str:
     if metric not in model:
         return ""
-    value = format(model[metric], form)
     if "intervals" not in model:
-        return value
+        return format(model[metric], form)
     low, high = model["intervals"][metric]
-    return f"{value} [dim]({low:{form}}–{high:{form}})"
+    return f"{model[metric]:{form}}\n[dim]{low:{form}}–{high:{form}}"

@@ -58,7 +58,7 @@ class DemoConfig:
     """The scale of the demo; the defaults end within four minutes on two cores."""
 
     seed: int = 7
-    customers: int = 500
+    customers: int = 400
     history_days: int = 50
     live_days: int = 18
     shift_after: int = 7  # live days before the fraud pattern changes
@@ -144,7 +144,9 @@ class Demo:
         changed = START + timedelta(days=config.shift_day)
         alarms = [w["day"] for w in windows if w["drift"]["drifted"]]
         detected = next((e["day"] for e in told.events if e["kind"] == "drift_detected"), None)
-        parity = {key: sum(w["parity"][key] for w in windows) for key in ("compared", "mismatched", "stale")}
+        parity = {
+            key: sum(w["parity"][key] for w in windows) for key in ("compared", "mismatched", "stale", "degraded")
+        }
         return {
             "events": story.events(self.settings, told),
             "decisions": len(told.answers.decisions),

@@ -133,8 +133,9 @@ def broken_promises(results: dict[str, Any]) -> list[str]:
     checks = {
         f"{lost} events lost (produced {counted['produced']:,})": lost != 0,
         f"{parity['mismatched']} decisions with other features offline": parity["mismatched"] != 0,
-        f"only {parity['compared']} of {results['decisions']} decisions compared": parity["compared"]
-        < results["decisions"],
+        f"only {parity['compared']} of {results['decisions']} decisions compared, {parity['degraded']} were degraded": (
+            parity["compared"] + parity["degraded"] < results["decisions"]
+        ),
         f"{results['failed_requests']} requests failed: {results['failures'][:2]}": results["failed_requests"] != 0,
     }
     return [text for text, broken in checks.items() if broken]

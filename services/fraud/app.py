@@ -9,6 +9,7 @@ The model behind the alias @champion is swapped while requests go on.
 """
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -58,7 +59,7 @@ def rows_reader(settings: Settings) -> ReadRows:
 
 
 def load_model(directory: Path) -> FraudModel:
-    """The model, tried once so that the first payment finds it warm. Raises ModelError for one that cannot serve here."""
+    """The model, tried once so that the first payment finds it warm. Raises ModelError if it cannot serve here."""
     model = FraudModel.load(directory)
     if unknown := sorted(set(model.features) - set(FEATURES)):
         raise ModelError(f"the model in {directory} reads {', '.join(unknown)}, which this service does not compute")
@@ -130,8 +131,10 @@ def main(
 ) -> None:
     """Serves until SIGTERM, then answers what it has accepted and sends what waits for the event log."""
     configure_logging("fraud")
+    settings = Settings()
+    os.environ.setdefault("MLFLOW_TRACKING_URI", settings.tracking_uri)  # MLflow downloads from no other than this
     uvicorn.run(
-        build(bootstrap(Settings())),
+        build(bootstrap(settings)),
         host=host,
         port=port,
         access_log=False,

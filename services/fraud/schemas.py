@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic.config import JsonDict
 
 CLOCK_TOLERANCE = timedelta(minutes=5)  # between a terminal's clock and ours
 _DATE = re.compile(r"\d{4}-\d\d-\d\d[Tt ]")
@@ -29,14 +30,14 @@ def _not_in_the_future(value: datetime) -> datetime:
 Identifier = Annotated[str, Field(strict=True, min_length=1, max_length=64)]
 Moment = Annotated[AwareDatetime, BeforeValidator(_text), AfterValidator(_not_in_the_future)]
 
-PAYMENT = {
+PAYMENT: JsonDict = {
     "transaction_id": "t-000017",
     "event_timestamp": "2026-01-31T08:15:00Z",
     "customer_id": "c-12",
     "terminal_id": "m-88",
     "amount": 57.16,
 }
-DECISION = {
+DECISION: JsonDict = {
     "transaction_id": "t-000017",
     "decision": "review",
     "fraud_probability": 0.2143,

@@ -10,6 +10,7 @@ entities as if never seen, and a rule on the amount instead of a model.
 import logging
 import time
 from dataclasses import dataclass
+from math import isnan
 from typing import Literal
 
 import msgspec
@@ -93,7 +94,7 @@ def score(
         challenger_probability=shadow,
         degraded=verdict.version == RULES or rows.basis != "current",
         reasons=reasons,
-        features={name: value if value == value else None for name, value in values.items()},  # NaN is no JSON
+        features={name: None if isnan(value) else value for name, value in values.items()},  # NaN is no JSON
         watermarks=watermarks(rows.customer, rows.terminal),
         latency_ms=round((explained - started) * 1000, 3),
     )

@@ -126,8 +126,7 @@ class FraudService:
         body = msgspec.json.encode({name: getattr(decision, name) for name in ANSWERED})
         self._answered.put(transaction.transaction_id, (transaction, body))
         handing = time.perf_counter()
-        for topic, event in ((TRANSACTIONS, transaction), (DECISIONS, decision)):
-            self.outbox.put(topic, event, key=transaction.customer_id, trace=trace)
+        self.outbox.put({TRANSACTIONS: transaction, DECISIONS: decision}, key=transaction.customer_id, trace=trace)
         hops["produce"] = time.perf_counter() - handing
         for hop, seconds in hops.items():
             HOP_SECONDS.labels(hop).observe(seconds)
@@ -170,6 +169,6 @@ def recent_answers(lake: Lake, limit: int) -> Iterator[tuple[Transaction, bytes]
     newest = f"SELECT {', '.join(fields)} FROM {lake.relation(DECISIONS, Decision)} ORDER BY created_timestamp DESC"
     for values in reversed(connect().sql(f"{newest} LIMIT {limit}").fetchall()):
         row: dict[str, Any] = dict(zip(fields, values, strict=True))
-        row["reasons"] = msgspec.json.decode(row["reasons"])
+        row["reasons"] = msgspec.json.decode(row["reasons"] or "[]")
         transaction = Transaction(**{name: row[name] for name in Transaction.__struct_fields__})
         yield transaction, msgspec.json.encode({name: row[name] for name in ANSWERED})

@@ -13,12 +13,13 @@ import typer
 from prometheus_client import start_http_server
 
 from whiteboard.errors import WhiteboardError
-from whiteboard.fraud.monitor import Monitor
+from whiteboard.fraud.monitor import SETTLE_S, Limits, Monitor
 from whiteboard.logs import configure_logging
 from whiteboard.settings import Settings
 from whiteboard.telemetry import READY
 
 log = logging.getLogger("monitor")
+DEFAULT = Limits()
 
 
 def main(
@@ -27,23 +28,33 @@ def main(
     close_last_window: Annotated[bool, typer.Option("--close-last-window", help="the newest day too")] = False,
     every_s: Annotated[float, typer.Option(min=0.1, help="how often to look")] = 1.0,
     maturity_days: Annotated[int, typer.Option(min=0, help="until most labels of a day are in")] = 5,
-    quality_limit: Annotated[float, typer.Option(min=0, max=1, help="least live average precision")] = 0.3,
+    drift_limit: Annotated[
+        float, typer.Option(min=0, max=1, help="largest share of drifted columns")
+    ] = DEFAULT.drift_share,
+    quality_limit: Annotated[
+        float, typer.Option(min=0, max=1, help="least live average precision")
+    ] = DEFAULT.average_precision,
+    parity_limit: Annotated[
+        int, typer.Option(min=0, help="most decisions with other features offline")
+    ] = DEFAULT.mismatched,
 ) -> None:
     """Runs the monitor until SIGTERM."""
     configure_logging("monitor")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    monitor = Monitor(Settings(), maturity_days=maturity_days, quality_limit=quality_limit)
+    limits = Limits(drift_limit, quality_limit, parity_limit)
+    settle_s = 0 if once else SETTLE_S
+    monitor = Monitor(Settings(), maturity_days=maturity_days, limits=limits, settle_s=settle_s)
     if metrics_port:
         start_http_server(metrics_port, addr="127.0.0.1")
     READY.set(1)
     if once:
-        monitor.work(close_last_window)
+        monitor.work(close_last_window, stop)
         return
     while not stop.is_set():
         try:
-            monitor.work()
+            monitor.work(stop=stop)
         except WhiteboardError as error:
             log.warning("tried in vain", extra={"error": str(error)})
         stop.wait(every_s)

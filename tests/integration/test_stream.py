@@ -4,6 +4,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -123,12 +124,28 @@ def test_killed_and_paused_workers_lose_and_double_nothing(stack: EmbeddedStack)
         wait_until(equal, f"every row of {view} equals that of an undisturbed run", 30)
 
 
+LOST_AT = pd.Timestamp("2026-01-05T12:00:00Z")
+
+
+def rows_and_lake(store: FeatureStore, lake: Lake) -> tuple[float, float, int]:
+    """How many payments the rows of c-1 and m-1 hold, and the lake."""
+    t = int((LOST_AT + pd.Timedelta(minutes=10)).timestamp()) * 1_000_000
+    customer, terminal = (
+        store.states("fraud_customer").read(["c-1"])[0],
+        store.states("fraud_terminal").read(["m-1"])[0],
+    )
+    return (
+        CUSTOMER_FOLD.values(CUSTOMER_FOLD.decode(customer), t)["customer_count_1d"],
+        TERMINAL_FOLD.values(TERMINAL_FOLD.decode(terminal), t)["terminal_count_1d"],
+        sum(lake.coverage(TRANSACTIONS).values()),
+    )
+
+
 def test_rows_of_a_lost_log_are_rebuilt_from_the_lake_and_new_offsets_count(tmp_path: Path) -> None:
-    at = pd.Timestamp("2026-01-05T12:00:00Z")
     row = {"customer_id": "c-1", "terminal_id": "m-1", "amount": 10.0, "is_fraud": False}
     made = [
         row | {"transaction_id": f"t-{i}", "event_timestamp": t, "created_timestamp": t}
-        for i, t in enumerate(at + pd.Timedelta(minutes=i) for i in range(6))
+        for i, t in enumerate(LOST_AT + pd.Timedelta(minutes=i) for i in range(6))
     ]
     ids = []
     for part in (made[:4], made[4:]):  # the embedded broker forgets everything in between
@@ -142,18 +159,8 @@ def test_rows_of_a_lost_log_are_rebuilt_from_the_lake_and_new_offsets_count(tmp_
                     send_transaction(producer, payment)
                 producer.flush()
             ids.append(log_ids(settings, [TRANSACTIONS])[TRANSACTIONS])
-            count = 4 if part is made[:4] or len(ids) == 1 else 6
+            count = 4 if len(ids) == 1 else 6
 
-            def seen() -> bool:
-                stack.check()  # noqa: B023
-                customer, terminal = (store.states(f"fraud_{e}").read([i])[0] for e, i in (("customer", "c-1"), ("terminal", "m-1")))  # noqa: B023, E501
-                t = int((at + pd.Timedelta(minutes=10)).timestamp()) * 1_000_000
-                counts = (
-                    CUSTOMER_FOLD.values(CUSTOMER_FOLD.decode(customer), t)["customer_count_1d"],
-                    TERMINAL_FOLD.values(TERMINAL_FOLD.decode(terminal), t)["terminal_count_1d"],
-                )
-                in_lake = sum(lake.coverage(TRANSACTIONS).values())  # noqa: B023
-                return counts == (count, count) and in_lake == count  # noqa: B023
-
-            wait_until(seen, f"{count} payments are in rows and lake", 60)
+            state = partial(rows_and_lake, store, lake)
+            wait_until(lambda: state() == (count, count, count), f"{count} payments are in rows and lake", 60)  # noqa: B023
     assert ids[0] != ids[1]

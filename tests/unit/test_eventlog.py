@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 from kafka.consumer.fetcher import ConsumerRecord
+from pydantic import SecretStr
 
 from whiteboard.errors import EventError, SettingsError
 from whiteboard.eventlog import TOPICS, client_config, dead_letter_topic
@@ -148,7 +149,7 @@ def test_security_settings_reach_every_client() -> None:
         kafka_security_protocol="SASL_SSL",
         kafka_sasl_mechanism="SCRAM-SHA-512",
         kafka_sasl_username="whiteboard",
-        kafka_sasl_password="s3cret",  # type: ignore[arg-type]
+        kafka_sasl_password=SecretStr("s3cret"),
         kafka_ssl_cafile=Path("/etc/ca.pem"),
         kafka_ssl_check_hostname=False,
     )

@@ -13,7 +13,6 @@ A file that breaks this is refused before anything is sent.
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -242,19 +241,3 @@ def send_label(producer: EventProducer, row: dict[str, Any], *, created_us: int 
 
 def _micros(moment: pd.Timestamp) -> int:
     return int(moment.value) // 1000  # `value` is in nanoseconds, whatever the unit
-
-
-@contextmanager
-def progress_bar() -> Iterator[OnProgress]:
-    """A bar on the terminal, with events per second, to be given to `ingest`."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("events sent"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}/s"))
-    with Progress(*columns, TimeRemainingColumn()) as bar:
-        task, started = bar.add_task("ingest", total=None, rate=""), time.perf_counter()
-
-        def progress(done: int, total: int) -> None:
-            rate = f"{done / max(time.perf_counter() - started, 1e-9):,.0f}"
-            bar.update(task, completed=done, total=total, rate=rate)
-
-        yield progress

@@ -6,21 +6,23 @@ Evidently report beside it:
     {"day": "2026-03-04", "rows": 1012, "drift": {"share": 0.31, …}, "parity": {"compared": 1012, "mismatched": 0, …},
      "quality": {"average_precision": 0.61, …}, "alerts": [{"kind": "drift", "message": "…"}], …}
 
-Restarted, it goes on after the last line. An alert goes to the topic fraud.alerts, once a kind and model version.
+Restarted, it goes on after the last line. An alert goes to the topic fraud.alerts, at least once; one of the same kind
+and model version is repeated only after a week.
 """
 
 import json
 import logging
-from dataclasses import asdict
+import threading
+from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import duckdb
 import pandas as pd
 from prometheus_client import Gauge
 
-from whiteboard.drift import Baseline, DriftVerdict
+from whiteboard.drift import SHARE_LIMIT, Baseline, DriftVerdict
 from whiteboard.eventlog import EventProducer
 from whiteboard.fraud.events import (
     ALERTS,
@@ -38,7 +40,7 @@ from whiteboard.lake import Lake, connect
 from whiteboard.quality import LiveQuality, live_quality
 from whiteboard.registry import Registry
 from whiteboard.settings import Settings
-from whiteboard.skew import Skew, compare, covered, feature_columns
+from whiteboard.skew import Skew, comparable, compare, feature_columns
 
 log = logging.getLogger("monitor")
 DRIFT_SHARE = Gauge("whiteboard_monitor_drift_share", "share of columns that drifted on the last closed day")
@@ -50,42 +52,77 @@ MODEL = Gauge("whiteboard_monitor_model_version", "model version that decided on
 
 NOT_DRIFT = {"is_weekend"}  # follows the calendar: a single day differs from any week
 LEAST_FRAUDS = 20  # below it average precision is mostly noise
+QUALITY_DAYS = 3  # of matured decisions, for enough frauds
+REPEAT_AFTER = 7  # windows, until an alert of the same kind on the same version is sent again
+SETTLE_S = 5.0  # from the first decision of a later day, until what workers still buffer is in the lake too
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Beyond which the monitor asks for a retrain."""
+
+    drift_share: float = SHARE_LIMIT  # of the columns
+    average_precision: float = 0.3  # at least
+    mismatched: int = 0  # decisions with other features offline
 
 
 class Monitor:
     """Judges the event days of one home."""
 
-    def __init__(self, settings: Settings, *, maturity_days: int = 5, quality_limit: float = 0.3) -> None:
-        self._settings, self._maturity_days, self._quality_limit = settings, maturity_days, quality_limit
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        maturity_days: int = 5,
+        limits: Limits | None = None,
+        settle_s: float = SETTLE_S,
+    ) -> None:
+        self._settings, self._maturity_days, self._settle_s = settings, maturity_days, settle_s
+        self._limits = limits or Limits()
         self._lake, self._registry = Lake(settings.lake_dir), Registry(settings)
         self._folder = settings.monitor_dir / "fraud"
         self._folder.mkdir(parents=True, exist_ok=True)
         self._path = self._folder / "windows.jsonl"
         self._windows = _complete_lines(self._path)
         self._baselines: dict[str, Baseline | None] = {}
+        if self._windows:
+            self._export(self._windows[-1])
 
-    def work(self, close_last: bool = False) -> int:
-        """Judges every day that is over (a later one has begun; all of them with `close_last`); returns how many."""
+    def work(self, close_last: bool = False, stop: threading.Event | None = None) -> int:
+        """Judges every day that is over; returns how many it judged before `stop` was set.
+
+        A day is over when a later one has begun; with `close_last` all of them are.
+        """
+        judged = 0
         with connect() as connection:
-            days = [
-                row[0]
-                for row in connection.sql(f"SELECT DISTINCT {_DAY} AS d FROM {self._decisions()} ORDER BY d").fetchall()
-            ]
-            judged = self._windows[-1]["day"] if self._windows else ""
-            waiting = [day for day in (days if close_last else days[:-1]) if day.isoformat() > judged]
-            for i, day in enumerate(waiting):
-                self._judge(connection, day, last=close_last and i == len(waiting) - 1)
-        return len(waiting)
+            for day in self._waiting(connection, close_last):
+                if stop is not None and stop.is_set():
+                    break
+                self._judge(connection, day)
+                judged += 1
+        return judged
 
-    def _decisions(self) -> str:
-        return self._lake.relation(DECISIONS, Decision)
+    def _waiting(self, connection: duckdb.DuckDBPyConnection, close_last: bool) -> list[date]:
+        """The days to judge, in order. A decision that came after its day was judged is in no window."""
+        done = date.fromisoformat(self._windows[-1]["day"]) if self._windows else None
+        now_s = datetime.now(UTC).timestamp()
+        query = (
+            f"SELECT {_DAY}, min(epoch(created_timestamp)) < {now_s - self._settle_s} "
+            f"FROM {self._decisions(done)} GROUP BY 1 ORDER BY 1"
+        )
+        begun = connection.sql(query).fetchall()
+        over = max((day for day, settled in begun if settled), default=date.min)
+        return [day for day, _ in begun if (close_last or day < over) and (done is None or day > done)]
 
-    def _judge(self, connection: duckdb.DuckDBPyConnection, day: date, last: bool) -> None:
-        rows = connection.sql(f"SELECT * FROM {self._decisions()} WHERE {_DAY} = DATE '{day}'").df()
+    def _decisions(self, since: date | None = None) -> str:
+        return self._lake.relation(DECISIONS, Decision, since)
+
+    def _judge(self, connection: duckdb.DuckDBPyConnection, day: date) -> None:
+        rows = connection.sql(f"SELECT * FROM {self._decisions(day)} WHERE {_DAY} = DATE '{day}'").df()
         version = str(rows["model_version"].mode().iloc[0])
-        drift = self._drift(rows[rows["model_version"] == version], version, day)
+        drift = self._drift(rows[(rows["model_version"] == version) & ~rows["degraded"]], version, day)
         parity, compared_to = self._parity(connection)
-        quality = self._quality(connection, day)
+        quality = self._quality(connection, day, version)
         window: dict[str, Any] = {
             "day": day.isoformat(),
             "rows": len(rows),
@@ -114,9 +151,9 @@ class Monitor:
     def _drift(self, rows: pd.DataFrame, version: str, day: date) -> DriftVerdict:
         baseline = self._baseline(version)
         if baseline is None:
-            return DriftVerdict(len(rows))
+            return DriftVerdict(len(rows), limit=self._limits.drift_share)
         window = feature_columns(rows["features"]).assign(fraud_probability=rows["fraud_probability"].to_numpy())
-        return baseline.compare(window, self._folder / "reports" / f"{day}.html")
+        return baseline.compare(window, self._folder / "reports" / f"{day}.html", self._limits.drift_share)
 
     def _baseline(self, version: str) -> Baseline | None:
         """The baseline of the version that decided; None for decisions without a model."""
@@ -132,59 +169,69 @@ class Monitor:
     def _parity(self, connection: duckdb.DuckDBPyConnection) -> tuple[Skew, dict[str, int]]:
         """Compares what was decided since the last window, as far as the lake covers what the decisions had read."""
         done: dict[str, int] = dict(self._windows[-1]["compared_to"]) if self._windows else {}
+        # Coverage first: the decisions read after it may have to wait, but never the other way round.
         coverage = {topic: self._lake.coverage(topic) for topic in (TRANSACTIONS, LABELS)}
-        fresh = connection.sql(f'SELECT * FROM {self._decisions()} ORDER BY epoch, partition, "offset"').df()
-        fresh["place"] = fresh["epoch"].astype(str) + "/" + fresh["partition"].astype(str)
-        fresh = fresh[fresh["offset"] >= fresh["place"].map(done).fillna(0)]
-        ready = fresh["watermarks"].map(lambda w: covered(w, coverage)).astype(bool).groupby(fresh["place"]).cummin()
-        chosen = fresh[ready.astype(bool)]
-        done |= {str(at): int(offset) + 1 for at, offset in chosen.groupby("place")["offset"].max().items()}
+        known = ", ".join(f"({at.replace('/', ', ')}, {following})" for at, following in {"-1/-1": 0, **done}.items())
+        fresh = connection.sql(
+            f"SELECT d.* FROM {self._decisions()} d LEFT JOIN (VALUES {known}) AS done(epoch, partition, following) "
+            'USING (epoch, partition) WHERE "offset" >= coalesce(following, 0) ORDER BY epoch, partition, "offset"'
+        ).df()
+        ready = comparable(fresh, coverage)
+        places = ready["epoch"].astype(str) + "/" + ready["partition"].astype(str)
+        done |= {str(at): int(last) + 1 for at, last in ready.groupby(places)["offset"].max().items()}
         transactions = self._lake.relation(TRANSACTIONS, Transaction)
         labels = self._lake.relation(LABELS, Label)
         skew = compare(
             connection,
-            chosen.drop(columns="place"),
+            ready,
+            coverage,
             lambda rows: point_in_time_sql(rows, transactions, labels, "watermark"),
             lambda rows: unseen_events_sql(rows, transactions, labels),
         )
         return skew, done
 
-    def _quality(self, connection: duckdb.DuckDBPyConnection, day: date) -> LiveQuality:
-        """Live quality over the three days whose labels have mostly come in by `day`."""
+    def _quality(self, connection: duckdb.DuckDBPyConnection, day: date, version: str) -> LiveQuality:
+        """Live quality of `version` over the newest days whose labels have mostly come in by `day`."""
         until = day - timedelta(days=self._maturity_days)
-        query = (
-            f"SELECT d.decision, d.propensity, d.fraud_probability, l.is_fraud FROM {self._decisions()} d "
-            f"LEFT JOIN {self._lake.relation(LABELS, Label)} l USING (transaction_id) "
-            f"WHERE d.event_timestamp::DATE BETWEEN DATE '{until - timedelta(days=2)}' AND DATE '{until}'"
-        )
-        return live_quality(connection.sql(query).df())
+        since = until - timedelta(days=QUALITY_DAYS - 1)
+        query = f"""
+            SELECT decision, propensity, fraud_probability, known.is_fraud FROM {self._decisions(since)} LEFT JOIN (
+                SELECT transaction_id, arg_max(is_fraud, event_timestamp) AS is_fraud
+                FROM {self._lake.relation(LABELS, Label, since)} GROUP BY transaction_id
+            ) known USING (transaction_id)
+            WHERE {_DAY} BETWEEN DATE '{since}' AND DATE '{until}' AND model_version = $version"""
+        return live_quality(connection.execute(query, {"version": version}).df())
 
     def _alerts(
         self, day: date, version: str, drift: DriftVerdict, parity: Skew, quality: LiveQuality
     ) -> list[dict[str, Any]]:
-        at = datetime.combine(day, time.max, UTC)
-        raised = []
+        limits, at, found = self._limits, datetime.combine(day, time.max, UTC), list[Alert]()
+
+        def beyond(kind: Literal["drift", "quality", "parity"], value: float, limit: float, message: str) -> None:
+            alert = Alert(
+                event_timestamp=at, kind=kind, model_version=version, value=value, limit=limit, message=message
+            )
+            found.append(alert)
+
         if drift.drifted:
-            text = f"{drift.share:.0%} of the features drifted, above all {', '.join(drift.farthest())}"
-            raised.append(Alert(event_timestamp=at, kind="drift", model_version=version, value=drift.share,
-                                limit=drift.limit, message=text))  # fmt: skip
+            farthest = ", ".join(drift.farthest())
+            beyond(
+                "drift", drift.share, drift.limit, f"{drift.share:.0%} of the features drifted, above all {farthest}"
+            )
         ap = quality.average_precision
-        if ap is not None and quality.frauds >= LEAST_FRAUDS and ap < self._quality_limit:
-            text = f"live average precision fell to {ap:.2f}"
-            raised.append(Alert(event_timestamp=at, kind="quality", model_version=version, value=ap,
-                                limit=self._quality_limit, message=text))  # fmt: skip
-        if parity.mismatched:
-            text = f"{parity.mismatched} decisions had other features than the lake gives"
-            raised.append(Alert(event_timestamp=at, kind="parity", model_version=version, value=parity.mismatched,
-                                limit=0, message=text))  # fmt: skip
-        earlier = {(a["kind"], a["model_version"]) for w in self._windows for a in w["alerts"]}
-        new = [a for a in raised if (a.kind, a.model_version) not in earlier]
-        if new:
+        if ap is not None and quality.mature and quality.frauds >= LEAST_FRAUDS and ap < limits.average_precision:
+            beyond("quality", ap, limits.average_precision, f"live average precision fell to {ap:.2f}")
+        if (wrong := parity.mismatched) > limits.mismatched:
+            beyond("parity", wrong, limits.mismatched, f"{wrong} decisions had other features than the lake gives")
+        lately = {(a["kind"], a["model_version"]) for w in self._windows[-REPEAT_AFTER:] for a in w["alerts"]}
+        alerts = [alert for alert in found if (alert.kind, alert.model_version) not in lately]
+        if alerts:
             with EventProducer(self._settings, "monitor", SCHEMAS) as producer:
-                for alert in new:
+                for alert in alerts:
                     producer.send(ALERTS, alert, key=alert.kind)
-                producer.flush()
-        return [{"kind": a.kind, "model_version": a.model_version, "message": a.message, "value": a.value} for a in new]
+        return [
+            {"kind": a.kind, "model_version": a.model_version, "message": a.message, "value": a.value} for a in alerts
+        ]
 
     def _export(self, window: dict[str, Any]) -> None:
         DRIFT_SHARE.set(window["drift"]["share"])
