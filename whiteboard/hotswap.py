@@ -57,10 +57,10 @@ class HotSwap(Generic[M]):
 
     def refresh(self) -> None:
         """Follows both aliases; takes a millisecond each when nothing has moved."""
-        held = {CHAMPION: self.champion, CHALLENGER: self.challenger}
-        for alias, current in held.items():
+        for alias in (CHAMPION, CHALLENGER):
+            current: Loaded[M] | None = getattr(self, alias)
             try:
-                followed = self._follow(alias, current, list(held.values()))
+                followed = self._follow(alias, current)
             except (ModelError, RegistryUnavailableError) as error:
                 self._complain(alias, str(error))
                 continue
@@ -71,7 +71,7 @@ class HotSwap(Generic[M]):
                 VERSION.labels(self._name, alias).set(int(version or 0))
             self._complaints.pop(alias, None)
 
-    def _follow(self, alias: str, current: Loaded[M] | None, held: list[Loaded[M] | None]) -> Loaded[M] | None:
+    def _follow(self, alias: str, current: Loaded[M] | None) -> Loaded[M] | None:
         try:
             ref = self._registry.by_alias(self._name, alias)
         except RegistryUnavailableError as error:
@@ -84,7 +84,7 @@ class HotSwap(Generic[M]):
         if ref is None or (current is not None and current.version == ref.version):
             return current if ref else None
         folder = self._registry.download(ref)  # a copy that is there already is only checked
-        for loaded in held:
+        for loaded in (self.champion, self.challenger):
             if loaded is not None and loaded.version == ref.version:  # a challenger that becomes champion
                 return loaded
         return Loaded(ref.version, self._load(folder))

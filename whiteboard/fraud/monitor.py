@@ -54,7 +54,7 @@ NOT_DRIFT = {"is_weekend"}  # follows the calendar: a single day differs from an
 LEAST_FRAUDS = 20  # below it average precision is mostly noise
 QUALITY_DAYS = 3  # of matured decisions, for enough frauds
 REPEAT_AFTER = 7  # windows, until an alert of the same kind on the same version is sent again
-SETTLE_S = 5.0  # from the first decision of a later day, until what workers still buffer is in the lake too
+SETTLE_S = 3.0  # from the first decision of a later day until what workers buffer (2 s) is in the lake too
 
 
 @dataclass(frozen=True)

@@ -163,9 +163,10 @@ def test_a_payment_and_its_decision_lie_in_the_log_with_features_watermarks_and_
 
 
 def test_the_model_is_swapped_under_load_without_a_failed_request(running: Running, wait_until: WaitUntil) -> None:
-    answers = Answers()
-    with ThreadPoolExecutor(1) as pool:
-        load = pool.submit(running.score, payments("swap", 600, amount=300))
+    answers, done = Answers(), list[int]()
+    with DecisionClient(running.port) as client, ThreadPoolExecutor(1) as pool:
+        load = pool.submit(client.score, payments("swap", 600, amount=300), lambda: done.append(1))
+        wait_until(lambda: len(done) > 20, 20)
         running.registry.set_alias("fraud", CHAMPION, "2")
         wait_until(lambda: running.champion() == "2", 20)
         answers.extend(load.result())
