@@ -238,7 +238,7 @@ class Demo:
                 bar.update(task, description=f"live day {number + 1} of {config.live_days} ({day})")
                 if retrain_on is not None and day >= retrain_on and retrain is None:
                     retrain = self.trainer.submit(self._train_and_promote, day, "the monitor asked", self._expected())
-                self._wait_monitored(number - 1)
+                self._wait_monitored(number - 2)
                 for at in pd.date_range(_midnight(day), periods=pd.Timedelta(days=1) // CHUNK, freq=CHUNK):
                     if at in chunks.groups:
                         self._send(client, producer, chunks.get_group(at), at, lambda: bar.advance(task))
@@ -305,7 +305,7 @@ class Demo:
         Monitor(self.settings).work(close_last=True)  # no later day will come to close the last one
 
     def _wait_monitored(self, live_days: int) -> None:
-        """Until the monitor has judged the first `live_days` days: it may be a day behind, not a week."""
+        """Until the monitor has judged the first `live_days` days: it may be two days behind, not a week."""
 
         def judged() -> bool:
             self.stack.check()

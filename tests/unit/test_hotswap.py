@@ -129,7 +129,7 @@ def test_a_broken_champion_does_not_keep_the_challenger_out(
 def test_what_is_loaded_goes_on_serving_while_the_registry_is_gone(models: HotSwap[str], registry: Registry) -> None:
     registry.aliases = {CHAMPION: "1"}
     models.refresh()
-    registry.up = False
+    registry.up, registry.copies = False, {CHAMPION: "0"}  # another process of this home was started with less
     models.refresh()
     assert serving(models) == ("1", None)
     registry.up, registry.aliases = True, {CHAMPION: "2"}
