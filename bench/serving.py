@@ -11,7 +11,7 @@ import tempfile
 import time
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, cast
 
 import lightgbm
 import msgspec
@@ -51,8 +51,7 @@ class Client(asyncio.Protocol):
         self.done = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)
-        self._transport = transport
+        self._transport = cast(asyncio.WriteTransport, transport)
         self._send()
 
     def data_received(self, data: bytes) -> None:
@@ -82,15 +81,16 @@ class Payments:
     """New payments of the world's cards, right after its end."""
 
     def __init__(self, rows: pd.DataFrame) -> None:
-        self._rows = rows[["customer_id", "terminal_id", "amount"]].to_dict("records")
+        columns = rows[["customer_id", "terminal_id", "amount"]]
+        self._rows = [dict(zip(columns, values, strict=True)) for values in columns.itertuples(index=False)]
         self._at = (rows["event_timestamp"].max() + timedelta(minutes=1)).isoformat()
         self._number = 0
 
     def next(self) -> bytes:
         """The next one, as JSON."""
         self._number += 1
-        row: dict[str, Any] = self._rows[self._number % len(self._rows)]
-        return msgspec.json.encode({"transaction_id": f"bench-{self._number}", "event_timestamp": self._at, **row})
+        row = {"transaction_id": f"bench-{self._number}", "event_timestamp": self._at}
+        return msgspec.json.encode(row | self._rows[self._number % len(self._rows)])
 
 
 def push_rows(store: FeatureStore, transactions: pd.DataFrame) -> None:
@@ -114,7 +114,7 @@ def register(registry: Registry, home: Path, seed: int) -> str:
     """A model of the usual size, trained on noise; its version."""
     rng = np.random.default_rng(seed)
     rows = rng.exponential(50, (20_000, len(FEATURES)))
-    fraud = rows[:, 0] + rng.normal(0, 100, len(rows)) > 300  # noqa: PLR2004
+    fraud = rows[:, 0] + rng.normal(0, 100, len(rows)) > 300
     params = {"objective": "binary", "num_leaves": 15, "num_threads": 1, "verbosity": -1}
     trees = lightgbm.train(params, lightgbm.Dataset(rows, fraud), TREES).model_to_string()
     model = FraudModel(trees, FEATURES, Calibration([-8.0, 8.0], [0.0, 1.0]), Thresholds(0.5, 0.8))

@@ -145,6 +145,15 @@ def test_writer_that_was_overtaken_goes_on_where_the_other_ended(tmp_path: Path)
     assert offsets(lake) == valid(9)
 
 
+def test_commit_from_within_another_one_is_refused(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    sink = sink_of(lake)
+    feed(sink, 0, 4)
+    sink.flush()
+    assert not lake.append(TRANSACTIONS, 0, 0, 2, 3, table([record(2), record(3)], Transaction, 0), [START.date()] * 2)
+    assert offsets(lake) == valid(4)
+
+
 def test_commit_that_would_leave_a_gap_is_refused(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
     with pytest.raises(LakeError, match="ends at offset 0: a commit from 3 on would leave a gap"):
