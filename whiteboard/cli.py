@@ -46,12 +46,15 @@ def options(
         os.environ["WHITEBOARD_HOME"] = str(home)
 
 
-@app.command(epilog="Example: whiteboard demo --home /tmp/wb --seed 7")
+@app.command(epilog="Example: whiteboard demo --home /tmp/whiteboard --seed 7")
 def demo(
     system: Annotated[str, typer.Option(help="fraud, or all")] = "all",
     home: Home = None,
     seed: Annotated[int, typer.Option(help="another seed is another world")] = 7,
     customers: Annotated[int, typer.Option(min=50, help="size of the simulated world")] = 400,
+    live_days: Annotated[
+        int, typer.Option(min=9, help="days scored over HTTP; the pattern changes on the eighth")
+    ] = 18,
 ) -> None:
     """Lives through a system's whole life in minutes: history, training, live traffic, drift, retraining, promotion.
 
@@ -64,10 +67,10 @@ def demo(
     options(home)
     if system not in ("all", "fraud"):
         raise typer.BadParameter(f"{system!r} is not a system; there is: fraud, all")
-    raise typer.Exit(run(Settings(), DemoConfig(seed=seed, customers=customers)))
+    raise typer.Exit(run(Settings(), DemoConfig(seed=seed, customers=customers, live_days=live_days)))
 
 
-@app.command(epilog="Example: whiteboard up --home /tmp/wb   (another terminal: whiteboard status --home /tmp/wb)")
+@app.command(epilog="Example: whiteboard up --home /tmp/one   (elsewhere: whiteboard status --home /tmp/one)")
 def up(
     home: Home = None,
     workers: Annotated[int, typer.Option(min=1, help="stream workers")] = 1,

@@ -10,7 +10,7 @@ class SettingsError(WhiteboardError):
 
 
 class ContractError(WhiteboardError):
-    """A file breaks its data contract (DESIGN: data contracts)."""
+    """A file breaks its data contract (README: your own data)."""
 
     def __init__(self, *, source: str, column: str, row: int | None, value: object, expected: str) -> None:
         self.column, self.row, self.value, self.expected = column, row, value, expected
