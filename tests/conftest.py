@@ -2,12 +2,13 @@
 
 pytest                                     the same examples every time
 HYPOTHESIS_PROFILE=explore pytest          other examples on each run, ten times as many
+REQUIRE_EVERYTHING=1 pytest                fails where a test would be skipped because its Kafka or Airflow is missing
 """
 
 import os
 import time
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import NoReturn, Protocol, TypeVar
 
 import pytest
 from hypothesis import settings
@@ -45,6 +46,18 @@ def wait_until() -> WaitUntil:
         return value
 
     return wait
+
+
+@pytest.fixture(scope="session")
+def missing() -> Callable[[str], NoReturn]:
+    """`missing(what)` skips the test for want of `what`; it fails instead where everything is required, as in CI."""
+
+    def skip_or_fail(what: str) -> NoReturn:
+        if os.environ.get("REQUIRE_EVERYTHING"):
+            pytest.fail(f"REQUIRE_EVERYTHING is set, but there is no {what}")
+        pytest.skip(f"no {what}")
+
+    return skip_or_fail
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -10,20 +10,20 @@ import threading
 from typing import Annotated
 
 import typer
-from prometheus_client import start_http_server
 
 from whiteboard.errors import WhiteboardError
 from whiteboard.fraud.monitor import SETTLE_S, Limits, Monitor
 from whiteboard.logs import configure_logging
 from whiteboard.settings import Settings
-from whiteboard.telemetry import READY
+from whiteboard.telemetry import BEAT, READY, serve_metrics
 
 log = logging.getLogger("monitor")
 DEFAULT = Limits()
 
 
 def main(
-    metrics_port: Annotated[int, typer.Option(help="Prometheus metrics on this loopback port; 0: none")] = 0,
+    metrics_port: Annotated[int, typer.Option(help="Prometheus metrics on this port; 0: none")] = 0,
+    host: Annotated[str, typer.Option(help="address of the metrics port")] = "127.0.0.1",
     once: Annotated[bool, typer.Option("--once", help="judge the days that are over, then exit")] = False,
     close_last_window: Annotated[bool, typer.Option("--close-last-window", help="the newest day too")] = False,
     every_s: Annotated[float, typer.Option(min=0.1, help="how often to look")] = 1.0,
@@ -46,13 +46,13 @@ def main(
     limits = Limits(drift_limit, quality_limit, parity_limit)
     settle_s = 0 if once else SETTLE_S
     monitor = Monitor(Settings(), maturity_days=maturity_days, limits=limits, settle_s=settle_s)
-    if metrics_port:
-        start_http_server(metrics_port, addr="127.0.0.1")
+    serve_metrics(metrics_port, host)
     READY.set(1)
     if once:
         monitor.work(close_last_window, stop)
         return
     while not stop.is_set():
+        BEAT.set_to_current_time()
         try:
             monitor.work(stop=stop)
         except WhiteboardError as error:

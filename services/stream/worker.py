@@ -15,7 +15,7 @@ from collections import defaultdict
 from typing import Annotated
 
 import typer
-from prometheus_client import Counter, Gauge, Histogram, start_http_server
+from prometheus_client import Counter, Gauge, Histogram
 
 from whiteboard.errors import WhiteboardError
 from whiteboard.eventlog import Batch, EventConsumer, EventProducer, log_ids
@@ -27,7 +27,7 @@ from whiteboard.logs import configure_logging
 from whiteboard.records import Record
 from whiteboard.settings import Settings
 from whiteboard.streams import EntityRows, Route, Routes, rebuild_if_log_is_new
-from whiteboard.telemetry import READY
+from whiteboard.telemetry import BEAT, READY, serve_metrics
 
 log = logging.getLogger("stream")
 
@@ -84,6 +84,7 @@ class StreamWorker:
         checked = reported = time.monotonic()
         events = 0
         while not stop.is_set():
+            BEAT.set_to_current_time()
             batch = self._consumer.poll(timeout_s=IDLE_POLL_S, max_records=MAX_RECORDS)
             if batch.positions:
                 with BATCH_SECONDS.time():
@@ -181,14 +182,17 @@ class StreamWorker:
             raise LogReplacedError(f"the event log was begun anew ({', '.join(changed)}); restart the worker")
 
 
-def main(metrics_port: Annotated[int, typer.Option(help="Prometheus metrics on this loopback port")] = 9101) -> None:
+def main(
+    metrics_port: Annotated[int, typer.Option(help="Prometheus metrics on this port; 0: none")] = 9101,
+    host: Annotated[str, typer.Option(help="address of the metrics port")] = "127.0.0.1",
+) -> None:
     """Runs one stream worker until SIGTERM."""
     configure_logging("stream")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     worker = StreamWorker(Settings(), FRAUD)
-    start_http_server(metrics_port, addr="127.0.0.1")
+    serve_metrics(metrics_port, host)
     try:
         worker.run(stop)
     finally:
