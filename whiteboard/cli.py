@@ -112,6 +112,65 @@ def up(
                 time.sleep(1)  # nothing to wait for: just the next look
 
 
+@app.command(epilog="Example: whiteboard bootstrap   (stream workers must be running, as after `whiteboard up`)")
+def bootstrap(
+    customers: Annotated[int, typer.Option(min=50, help="size of the simulated world")] = 400,
+    history_days: Annotated[int, typer.Option(min=14, help="days before the traffic begins")] = 50,
+    seed: Annotated[int, typer.Option(help="another seed is another world")] = 7,
+) -> None:
+    """Prepares a stack that is to be kept: topics, feature repo, a history through Kafka, and the first champion.
+
+    Where there is a champion already nothing is done; what was interrupted goes on.
+    """
+    from rich.progress import Progress
+
+    from pipelines.fraud.bootstrap import bootstrap as run
+    from whiteboard.embedded import connected
+    from whiteboard.fraud.live import LiveConfig
+    from whiteboard.settings import Settings
+
+    console = Console()
+    config = LiveConfig.sized(customers, history_days, seed)
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("history", visible=False)
+        version = run(
+            connected(Settings()),
+            config,
+            say=lambda step: console.print(step, highlight=False),
+            progress=lambda done, total: bar.update(task, completed=done, total=total, visible=done < total),
+        )
+    console.print(f"version {version} is @champion")
+
+
+@app.command(epilog="Example: whiteboard smoke --url http://127.0.0.1:8001")
+def smoke(
+    url: Annotated[str, typer.Option(help="of the fraud service, or of what stands in front of it")],
+    prometheus: Annotated[str | None, typer.Option(help="its URL [default: not asked]")] = None,
+    payments: Annotated[int, typer.Option(min=1)] = 20,
+) -> None:
+    """Sends payments through every component of a running stack and prints where each was seen; exit code 1 if not."""
+    from whiteboard.embedded import connected
+    from whiteboard.settings import Settings
+    from whiteboard.smoke import Smoke
+
+    console, failed = Console(), False
+    for component, ok, text in Smoke(connected(Settings()), url.rstrip("/"), prometheus, payments).walk():
+        mark = "[green]✓[/]" if ok else "[bold red]✗[/]"
+        console.print(f"{mark} {component:12}{text}", highlight=False, soft_wrap=True)
+        failed |= not ok
+    raise typer.Exit(1 if failed else 0)
+
+
+@app.command(epilog="Example: WHITEBOARD_ENV=production whiteboard preflight")
+def preflight() -> None:
+    """Refuses to go on with well-known passwords when WHITEBOARD_ENV=production; exit code 1 then."""
+    from whiteboard.preflight import check
+    from whiteboard.settings import Settings
+
+    if weak := check(Settings(), os.environ):
+        Console().print(f"good enough for development only: {', '.join(weak)}")
+
+
 @app.command()
 def status(home: Home = None) -> None:
     """Shows what runs in this home."""

@@ -46,6 +46,10 @@ class NotEnoughDataError(WhiteboardError):
     """There is too little labelled data to train or judge a model."""
 
 
+class NotYetError(WhiteboardError):
+    """What was asked for will be there later: a day is not over, or not judged yet."""
+
+
 class ProcessError(WhiteboardError):
     """A process of the embedded stack did not start, or died."""
 

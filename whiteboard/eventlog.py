@@ -13,8 +13,9 @@ A record's timestamp (milliseconds) says when its event became known: the `creat
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import msgspec
@@ -203,7 +204,7 @@ class Batch:
 
     records: list[Record]
     positions: Positions  # covers undecodable records too
-    dead: int = 0
+    dead: Mapping[str, int] = field(default_factory=dict)  # how many became dead letters, by topic
 
 
 class EventConsumer:
@@ -264,7 +265,7 @@ class EventConsumer:
         if refused:
             self._bury(refused, polled)
         positions = {(at.topic, at.partition): raws[-1].offset + 1 for at, raws in polled.items()}
-        return Batch(records, positions, len(refused))
+        return Batch(records, positions, Counter(raw.topic for raw, _ in refused))
 
     def commit(self, positions: Mapping[Position, int]) -> bool:
         """Stores where this group reads on after a restart; False if the group has moved on without this member.
@@ -294,6 +295,25 @@ class EventConsumer:
     def assignment(self) -> set[Position]:
         """The partitions that are this member's now."""
         return {(at.topic, at.partition) for at in self._consumer.assignment()}
+
+    def lag(self) -> dict[Position, int]:
+        """How many records of each assigned partition `poll` has not returned yet; one question to the brokers.
+
+        {("fraud.transactions", 2): 17, …}. Dead letters count like any record. Empty before partitions are assigned.
+        The embedded broker takes the beginning of the newest batch for the end of the log, so it may tell too few,
+        never too many. Raises EventLogUnavailableError if no broker answers.
+        """
+        assigned = list(self._consumer.assignment())
+        if not assigned:
+            return {}
+        with reaching(self._settings):
+            positions = {at: self._consumer.position(at, timeout_ms=ANSWER_TIMEOUT_MS) for at in assigned}
+            ends = self._consumer.end_offsets(assigned)
+        return {
+            (at.topic, at.partition): max(0, ends[at] - position)
+            for at, position in positions.items()
+            if position is not None
+        }
 
     def close(self) -> None:
         """Leaves the group, after a last `on_revoked`, so that others take over at once."""

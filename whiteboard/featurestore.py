@@ -58,7 +58,8 @@ class StateView:
     def read(self, entity_ids: Sequence[str]) -> list[bytes | None]:
         """The state of each entity, None for one never pushed; in the order asked for."""
         rows = self._provider.online_read(self._feast.config, self._view, [self._key(i) for i in entity_ids], ["state"])
-        return [None if values is None else values["state"].bytes_val for _, values in rows]
+        # no row at all in SQLite, one with empty values in Redis; no state of ours is empty
+        return [(values["state"].bytes_val or None) if values else None for _, values in rows]
 
     def push(self, rows: Iterable[tuple[str, bytes, int]]) -> None:
         """Writes (entity id, state, rank); of two rows of an entity the one with the higher rank stays.
@@ -94,7 +95,10 @@ class FeatureStore:
 
         folder = settings.feast_dir.resolve()
         (folder / "services").mkdir(parents=True, exist_ok=True)
-        (folder / "feature_store.yaml").write_text(yaml.safe_dump(repo_config(settings), sort_keys=False))
+        shown = repo_config(settings)
+        if settings.online_store == "redis":  # its password is not for the disk; Feast fills in the variable
+            shown["online_store"]["connection_string"] = "${WHITEBOARD_REDIS_CONNECTION}"
+        (folder / "feature_store.yaml").write_text(yaml.safe_dump(shown, sort_keys=False))
         objects = list(_repo_objects(settings))
         for view in (o for o in objects if isinstance(o, FeatureView)):
             path = _source_path(view)

@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
-from prometheus_client import Gauge
-
 from whiteboard.errors import ModelError, RegistryUnavailableError
 from whiteboard.registry import CHALLENGER, CHAMPION, VersionRef
+from whiteboard.telemetry import VersionGauge
 
 log = logging.getLogger("whiteboard")
 
-VERSION = Gauge("whiteboard_model_version", "version behind an alias, as loaded; 0: none", ["system", "alias"])
+LOADED = VersionGauge("whiteboard_model", "model version behind an alias, as loaded")
 
 M = TypeVar("M")
 
@@ -54,6 +53,8 @@ class HotSwap(Generic[M]):
         self.champion: Loaded[M] | None = None
         self.challenger: Loaded[M] | None = None
         self._complaints: dict[str, str] = {}
+        for alias in (CHAMPION, CHALLENGER):
+            LOADED.set(name, alias, None)
 
     def refresh(self) -> None:
         """Follows both aliases; takes a millisecond each when nothing has moved."""
@@ -68,7 +69,7 @@ class HotSwap(Generic[M]):
                 setattr(self, alias, followed)
                 version = followed.version if followed else None
                 log.info("model swapped", extra={"system": self._name, "alias": alias, "version": version})
-                VERSION.labels(self._name, alias).set(int(version or 0))
+                LOADED.set(self._name, alias, version)
             self._complaints.pop(alias, None)
 
     def _follow(self, alias: str, current: Loaded[M] | None) -> Loaded[M] | None:

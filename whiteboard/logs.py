@@ -6,6 +6,7 @@
 import json
 import logging
 from datetime import UTC, datetime
+from zlib import crc32
 
 _STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -28,6 +29,17 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)
+
+
+def logged(trace: str, share: float) -> bool:
+    """Whether this trace is among the `share` of traces that get log lines; an empty one (bulk ingest) never is.
+
+    All processes decide alike, since only the trace id counts: a trace is in the log of each of them or of none.
+
+    >>> logged("4bf92f35", 1.0), logged("4bf92f35", 0.0), logged("", 1.0)
+    (True, False, False)
+    """
+    return bool(trace) and crc32(trace.encode()) < share * 2**32
 
 
 def configure_logging(process: str, level: int = logging.INFO) -> None:

@@ -13,7 +13,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -42,7 +42,10 @@ class _Letter(NamedTuple):
 
 
 class Outbox:
-    """A bounded queue and the thread that empties it into the event log. Safe to share between threads."""
+    """A bounded queue and the thread that empties it into the event log. Safe to share between threads.
+
+    Losses are counted by topic; for `topics` from zero, so that Prometheus sees the first one too.
+    """
 
     def __init__(
         self,
@@ -50,6 +53,7 @@ class Outbox:
         client_id: str,
         schemas: Mapping[str, type[Struct]],
         *,
+        topics: Sequence[str] = (),
         capacity: int = CAPACITY,
         connect: Callable[[], EventProducer] | None = None,
     ) -> None:
@@ -65,6 +69,8 @@ class Outbox:
         self._problem = "no broker has answered yet"
         self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
         WAITING.set_function(lambda: self._waiting)
+        for topic in topics:
+            LOST.labels(topic)
 
     def start(self) -> None:
         """Starts the thread; what was put before is sent too."""

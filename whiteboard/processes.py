@@ -51,13 +51,13 @@ def url_answers(url: str) -> Callable[[], bool]:
     return condition
 
 
-def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 30.0) -> None:
-    """Returns when `condition` is true. Raises ProcessError naming `what` after `timeout_s`."""
+def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 30.0, every_s: float = POLL_S) -> None:
+    """Returns when `condition`, asked `every_s`, is true. Raises ProcessError naming `what` after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:
             raise ProcessError(f"waited {timeout_s:.0f} s in vain until {what}")
-        time.sleep(POLL_S)
+        time.sleep(every_s)
 
 
 class Process:

@@ -113,10 +113,12 @@ class Registry:
         *,
         loader_module: str,
         requirements: Sequence[str],
+        alias: str | None = CHALLENGER,
     ) -> VersionRef:
-        """Logs a run with its model files and registers them as a new version with alias @challenger.
+        """Logs a run with its model files and registers them as a new version, to which `alias` then points.
 
-        `model_dir` gets a manifest with the sha256 of each file. MLflow's users load the version as a pyfunc through
+        The version has the tags of the run from the moment it exists, so `find` knows it even if this process is
+        killed right after. `model_dir` gets a manifest with the sha256 of each file. MLflow's users load the version as a pyfunc through
         `loader_module`; `requirements` are pip's (inferring them takes MLflow a quarter of a minute).
         """
         import mlflow.pyfunc
@@ -139,8 +141,9 @@ class Registry:
         version = self._client.create_model_version(
             name, logged.model_uri, run.info.run_id, tags=tags, model_id=logged.model_id
         )
-        self._client.set_registered_model_alias(name, CHALLENGER, str(version.version))
-        return _ref(version, CHALLENGER)
+        if alias is not None:
+            self._client.set_registered_model_alias(name, alias, str(version.version))
+        return _ref(version, alias)
 
     def champion(self, name: str) -> VersionRef | None:
         """The version that serves, None while there is none; RegistryUnavailableError when nobody answers."""
@@ -163,6 +166,10 @@ class Registry:
         query = f"name = '{name}'"
         found = self._read(name, lambda: [_ref(v, None) for v in self._client.search_model_versions(query)])
         return sorted(found or [], key=lambda ref: int(ref.version))
+
+    def find(self, name: str, tags: Mapping[str, str]) -> VersionRef | None:
+        """The newest version that has all of these tags, None if there is none."""
+        return next((ref for ref in reversed(self.versions(name)) if tags.items() <= ref.tags.items()), None)
 
     def metrics(self, ref: VersionRef) -> dict[str, float]:
         """The metrics of the run that made the version."""

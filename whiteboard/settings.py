@@ -42,6 +42,10 @@ class Settings(BaseSettings):
         0.05, ge=0, lt=1, description="share of would-be declines that go to review instead, so that labels still come"
     )
 
+    trace_log_share: float = Field(
+        1.0, ge=0, le=1, description="share of traces of which each process writes log lines; 13 µs a line"
+    )
+
     @property
     def lake_dir(self) -> Path:
         return self.home / "lake"

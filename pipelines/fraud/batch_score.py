@@ -1,25 +1,29 @@
-"""Scores a day of payments in one go, with the champion and the features that each payment had when it was made.
+"""Scores a day of payments in one go, with the features that each payment had when it was made.
 
     whiteboard fraud score --day 2026-02-20
-    HOME/scores/fraud/date=2026-02-20/scores.parquet: transaction_id, event_timestamp, customer_id, terminal_id,
-                                                      amount, fraud_probability, decision, model_version
+    HOME/lake/fraud.scores/date=2026-02-20/version-3.parquet: transaction_id, event_timestamp, customer_id, terminal_id,
+                                                              amount, fraud_probability, decision, model_version
 
-The same day scored again gives the same file, with whatever has arrived late since.
+The same day scored again gives the same file, with whatever has arrived late since. See `on_duty` for which model it is.
 """
 
 from datetime import date, datetime, timedelta
 from pathlib import Path
+from secrets import token_hex
 
 import numpy as np
 
+from pipelines.fraud.package import knows_until
 from whiteboard.errors import ModelError, NotEnoughDataError
 from whiteboard.fraud.decision import actions
 from whiteboard.fraud.events import LABELS, SYSTEM, TRANSACTIONS, Label, Transaction
 from whiteboard.fraud.features import point_in_time_sql
 from whiteboard.fraud.model import FraudModel
 from whiteboard.lake import Lake, connect
-from whiteboard.registry import Registry
+from whiteboard.registry import Registry, VersionRef
 from whiteboard.settings import Settings
+
+SCORES = "fraud.scores"
 
 
 def score_day(settings: Settings, day: date) -> Path:
@@ -28,10 +32,8 @@ def score_day(settings: Settings, day: date) -> Path:
     Raises ModelError without a champion and NotEnoughDataError for a day without payments.
     """
     registry = Registry(settings)
-    champion = registry.champion(SYSTEM)
-    if champion is None:
-        raise ModelError("there is no champion to score with; train and promote a version first")
-    model = FraudModel.load(registry.download(champion))
+    version = on_duty(registry, day)
+    model = FraudModel.load(registry.download(version))
     lake = Lake(settings.lake_dir)
     transactions, labels = lake.relation(TRANSACTIONS, Transaction), lake.relation(LABELS, Label)
     midnight = datetime(day.year, day.month, day.day)
@@ -50,10 +52,26 @@ def score_day(settings: Settings, day: date) -> Path:
     scores = scores[keys].assign(
         fraud_probability=probability,
         decision=actions(probability, model.thresholds),
-        model_version=champion.version,
+        model_version=version.version,
     )
-    folder = settings.home / "scores" / SYSTEM / f"date={day.isoformat()}"
+    folder = settings.lake_dir / SCORES / f"date={day.isoformat()}"
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / ".scores.parquet"
+    temporary = folder / f".version-{version.version}.{token_hex(8)}"
     scores.sort_values(["event_timestamp", "transaction_id"]).to_parquet(temporary, index=False)
-    return temporary.replace(folder / "scores.parquet")
+    return temporary.replace(folder / f"version-{version.version}.parquet")
+
+
+def on_duty(registry: Registry, day: date) -> VersionRef:
+    """The version that was champion when `day` began: of those promoted, the one that knows most of the days before.
+
+    For a day before all of them it is the one that knows least. So the answer does not change when newer versions are
+    promoted, and a day scored again is scored by the same model. Versions that know more than the present champion
+    have been rolled back and do not count. Raises ModelError without a champion.
+    """
+    champion = registry.champion(SYSTEM)
+    if champion is None:
+        raise ModelError("there is no champion to score with; train and promote a version first")
+    promoted = [ref for ref in registry.versions(SYSTEM) if ref.tags.get("gates") == "promoted"]
+    served = [ref for ref in promoted if knows_until(ref) <= knows_until(champion)] or [champion]
+    before = [ref for ref in served if knows_until(ref).date() < day]
+    return max(before, key=knows_until) if before else min(served, key=knows_until)

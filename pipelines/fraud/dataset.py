@@ -11,20 +11,23 @@ Three things make a label miss, and each is handled:
 * a label may never come. Then the payment is left out.
 """
 
+import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
+from pathlib import Path
 
 import duckdb
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from whiteboard.errors import NotEnoughDataError
+from whiteboard.errors import ModelError, NotEnoughDataError
 from whiteboard.featurestore import FeatureStore
 from whiteboard.fraud.events import DECISIONS, LABELS, TRANSACTIONS, Decision, Label, Transaction
 from whiteboard.fraud.features import FEATURES, point_in_time_sql
 from whiteboard.lake import Lake, connect
+from whiteboard.manifest import write_atomically
 from whiteboard.settings import Settings
 
 Floats = NDArray[np.float64]
@@ -53,6 +56,31 @@ class Dataset:
         """A digest of every value in the frame: equal data, equal fingerprint."""
         hashes = pd.util.hash_pandas_object(self.frame, index=False).to_numpy()
         return sha256(hashes.tobytes()).hexdigest()[:16]
+
+    def save(self, folder: Path) -> None:
+        """Writes dataset.parquet and dataset.json into `folder`, each whole or not at all, the JSON last."""
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / ".dataset.parquet"
+        self.frame.to_parquet(temporary, index=False)
+        temporary.replace(folder / "dataset.parquet")
+        about = {"as_of": self.as_of.isoformat(), "fingerprint": self.fingerprint, "counts": self.counts}
+        write_atomically(folder / "dataset.json", json.dumps(about, indent=1))
+
+    @classmethod
+    def load(cls, folder: Path) -> "Dataset":
+        """What `save` wrote. Raises ModelError if there is none, or if the two files do not belong together."""
+        try:
+            about = json.loads((folder / "dataset.json").read_text())
+            frame = pd.read_parquet(folder / "dataset.parquet")
+        except FileNotFoundError as error:
+            raise ModelError(f"there is no data set in {folder}; build it first") from error
+        dataset = cls(frame, datetime.fromisoformat(about["as_of"]), about["counts"])
+        if dataset.fingerprint != about["fingerprint"]:
+            raise ModelError(
+                f"the data set in {folder} has the fingerprint {dataset.fingerprint}, not {about['fingerprint']} as "
+                "dataset.json says; build it again"
+            )
+        return dataset
 
     def __len__(self) -> int:
         return len(self.frame)

@@ -5,6 +5,7 @@ Gate("better", True, "average precision 0.912 against 0.388 of version 1 on 1,92
 
 import time
 from dataclasses import dataclass, field
+from datetime import datetime
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,6 +80,15 @@ def all_gates(
         _latency(rows, ours.model, limits),
         _segments(rows, ours, champion, limits),
     ]
+
+
+def recent(ours: datetime, champion: datetime, version: str) -> Gate:
+    """Fails for a version that knows less than the champion: one that was trained for an older day, after the fact.
+
+    It would be judged on payments from which the champion has learnt, and it would take what is newer out of service.
+    """
+    reason = f"knows what was known until {ours:%Y-%m-%d %H:%M}, version {version} until {champion:%Y-%m-%d %H:%M}"
+    return Gate("recent", ours >= champion, reason)
 
 
 def _better_than_random(rows: Dataset, ours: Contestant, limits: Limits) -> Gate:

@@ -1,12 +1,18 @@
-"""What goes with a version: the model's files, the slice its gates judge on, the drift reference, the run's record.
+"""What training hands over: the folder of a candidate, and the registered version that becomes of it.
 
-model.txt  model.json            the model
-holdout.parquet                  the newest labelled slice, which neither it nor its predecessors learnt from
-reference.parquet                what the features looked like lately
-manifest.json                    sha256 of each file
+model/model.txt  model.json      the model
+model/holdout.parquet            the newest labelled slice, which neither it nor its predecessors learnt from
+model/reference.parquet          what the features looked like lately
+notes/params.json, …             what explains it: parameters, features, ablation, slices, costs, data
+identity.json                    {"as_of": "2026-03-04T23:59:59.999999+00:00", "data_fingerprint": "9f2c…", "config": "51b0…"}
+
+The identity goes with the version as its tags. A candidate whose identity is in the registry was registered before: by
+a run that was repeated, or killed on its way.
 """
 
 import json
+import shutil
+import tempfile
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version as installed
@@ -17,9 +23,10 @@ import numpy as np
 import pandas as pd
 
 from pipelines.fraud.dataset import KEYS, Dataset
+from pipelines.fraud.evaluate import evaluate
 from whiteboard.fraud.events import SYSTEM
 from whiteboard.fraud.model import FraudModel
-from whiteboard.registry import Registry, RunRecord, VersionRef
+from whiteboard.registry import CHALLENGER, Registry, RunRecord, VersionRef
 from whiteboard.settings import Settings
 
 if TYPE_CHECKING:
@@ -29,17 +36,45 @@ HOLDOUT, REFERENCE = "holdout.parquet", "reference.parquet"
 _REFERENCE_ROWS = 5_000
 
 
-def pack(trained: "Trained", dataset: Dataset, folder: Path, seed: int = 0) -> Path:
-    """Writes the version's files into `folder`; returns it."""
-    trained.model.save(folder)
-    trained.slices.test.frame.to_parquet(folder / HOLDOUT, index=False)
+def pack(trained: "Trained", dataset: Dataset, folder: Path) -> Path:
+    """Writes the candidate into `folder`, its identity last; returns the folder."""
+    model, notes, seed = folder / "model", folder / "notes", trained.config.seed
+    trained.model.save(model)
+    trained.slices.test.frame.to_parquet(model / HOLDOUT, index=False)
     recent = dataset.slice(trained.slices.stop.frame["event_timestamp"].min(), None)
-    reference(trained.model, recent, seed).to_parquet(folder / REFERENCE, index=False)
+    reference(trained.model, recent, seed).to_parquet(model / REFERENCE, index=False)
+    members = next(candidate.members for candidate in trained.ablation if candidate.kept)
+    texts = {
+        "params": {**trained.params, "members": members, "seed": seed, **dataset.counts},
+        "features": list(dataset.features),
+        "ablation": [candidate.as_dict() for candidate in trained.ablation],
+        "slices": trained.slices.as_dict(),
+        "costs": asdict(trained.model.costs),
+        "data": {"as_of": dataset.as_of.isoformat(), "fingerprint": dataset.fingerprint, **dataset.counts},
+    }
+    notes.mkdir()
+    for name, content in texts.items():
+        (notes / f"{name}.json").write_text(json.dumps(content, indent=1, default=str))
+    own = identity(dataset.as_of, dataset.fingerprint, trained.config.digest)
+    (folder / "identity.json").write_text(json.dumps(own))
     return folder
 
 
+def identity(as_of: datetime, fingerprint: str, config: str) -> dict[str, str]:
+    """What tells one version from another: what was known, what was learnt from, and how."""
+    return {"as_of": as_of.isoformat(), "data_fingerprint": fingerprint, "config": config}
+
+
+def identity_of(candidate: Path) -> dict[str, str] | None:
+    """The identity of the candidate in that folder; None if there is none, or no whole one."""
+    try:
+        return dict(json.loads((candidate / "identity.json").read_text()))
+    except FileNotFoundError:
+        return None
+
+
 def holdout(folder: Path) -> Dataset:
-    """The slice that a version is judged on."""
+    """The slice that a version is judged on, from the folder with its model."""
     frame = pd.read_parquet(folder / HOLDOUT)
     features = tuple(column for column in frame.columns if column not in {*KEYS, "is_fraud", "weight"})
     return Dataset(frame, datetime.now(UTC), {}, features)
@@ -56,36 +91,54 @@ def reference(model: FraudModel, recent: Dataset, seed: int = 0) -> pd.DataFrame
     return sample.assign(fraud_probability=model.predict(sample[list(recent.features)].to_numpy(dtype=np.float64)))
 
 
-def register(settings: Settings, model_dir: Path, trained: "Trained", dataset: Dataset, artifacts: Path) -> VersionRef:
-    """Registers the files in `model_dir` as the next version, with the run that explains them."""
-    thresholds = trained.model.thresholds
-    record = RunRecord(
-        name=f"{SYSTEM} {dataset.as_of:%Y-%m-%d %H:%M}",
-        params={**trained.params, "members": next(c.members for c in trained.ablation if c.kept), **dataset.counts},
-        metrics={
-            **trained.evaluation.flat(),
-            "threshold_review": thresholds.review,
-            "threshold_decline": thresholds.decline,
-        },
-        tags={"data_fingerprint": dataset.fingerprint, "as_of": dataset.as_of.isoformat()},
-        artifacts=artifacts,
-    )
-    needed = [f"{package}=={installed(package)}" for package in ("lightgbm", "numpy", "pandas")]
-    return Registry(settings).register(
-        SYSTEM, model_dir, record, loader_module="whiteboard.fraud.model", requirements=needed
-    )
+def register(settings: Settings, candidate: Path) -> VersionRef:
+    """Evaluates the candidate and registers it as the next version, or finds the version that it has become before.
+
+    The version becomes @challenger, unless it was judged already or a version that knows more is waiting or serving.
+    Feast gets a feature service with what it reads.
+    """
+    from whiteboard.featurestore import FeatureStore
+
+    registry, model = Registry(settings), FraudModel.load(candidate / "model")
+    ref = registry.find(SYSTEM, json.loads((candidate / "identity.json").read_text()))
+    if ref is None:
+        ref = _new_version(registry, candidate, model)
+    FeatureStore(settings).register_service(SYSTEM, ref.version, model.features)
+    others = [other for other in (registry.champion(SYSTEM), registry.challenger(SYSTEM)) if other is not None]
+    if "gates" not in ref.tags and all(knows_until(ref) >= knows_until(other) for other in others):
+        registry.set_alias(SYSTEM, CHALLENGER, ref.version)
+    return ref
 
 
-def describe(trained: "Trained", dataset: Dataset, folder: Path) -> None:
-    """Writes what the run should tell into `folder`, as JSON."""
-    texts = {
-        "features": list(dataset.features),
-        "ablation": [candidate.as_dict() for candidate in trained.ablation],
-        "slices": trained.slices.as_dict(),
-        "evaluation": trained.evaluation.as_dict(),
-        "costs": asdict(trained.model.costs),
-        "data": {"as_of": dataset.as_of.isoformat(), "fingerprint": dataset.fingerprint, **dataset.counts},
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in texts.items():
-        (folder / f"{name}.json").write_text(json.dumps(content, indent=1, default=str))
+def knows_until(ref: VersionRef) -> datetime:
+    """What became known later than that is not in the version; the beginning of time for one that does not say."""
+    at = ref.tags.get("as_of")
+    return datetime.fromisoformat(at) if at else datetime.min.replace(tzinfo=UTC)
+
+
+def _new_version(registry: Registry, candidate: Path, model: FraudModel) -> VersionRef:
+    from pipelines.fraud.figures import draw
+
+    own = json.loads((candidate / "identity.json").read_text())
+    params = json.loads((candidate / "notes" / "params.json").read_text())
+    test = holdout(candidate / "model")
+    evaluation = evaluate(model, test, seed=params["seed"])
+    thresholds = {"threshold_review": model.thresholds.review, "threshold_decline": model.thresholds.decline}
+    with tempfile.TemporaryDirectory() as temporary:
+        files, artifacts = Path(temporary) / "model", Path(temporary) / "artifacts"
+        shutil.copytree(candidate / "model", files)
+        shutil.copytree(candidate / "notes", artifacts)
+        shutil.copy(files / REFERENCE, artifacts)
+        (artifacts / "evaluation.json").write_text(json.dumps(evaluation.as_dict(), indent=1))
+        draw(model, test, artifacts / "plots")
+        record = RunRecord(
+            name=f"{SYSTEM} {datetime.fromisoformat(own['as_of']):%Y-%m-%d %H:%M}",
+            params=params,
+            metrics={**evaluation.flat(), **thresholds},
+            tags=own,
+            artifacts=artifacts,
+        )
+        needed = [f"{package}=={installed(package)}" for package in ("lightgbm", "numpy", "pandas")]
+        return registry.register(
+            SYSTEM, files, record, loader_module="whiteboard.fraud.model", requirements=needed, alias=None
+        )

@@ -6,15 +6,16 @@
     …
 
 The judging slice is the newest labelled one, kept with the version when it was trained; the version never learnt from
-it. The verdicts become tags of the version (`gate.better: passed: …`), whether it is promoted or refused.
+it. The verdicts become tags of the version (`gate.better: passed: …`), whether it is promoted or refused; the tag
+`gates` comes last, when the alias has moved. A version without it was never judged to the end and is judged again.
 """
 
-import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipelines.fraud.gates import Contestant, Gate, Limits, all_gates
-from pipelines.fraud.package import holdout
+from pipelines.fraud.drift import judged_days
+from pipelines.fraud.gates import Contestant, Gate, Limits, all_gates, recent
+from pipelines.fraud.package import holdout, knows_until
 from whiteboard.errors import ModelError
 from whiteboard.fraud.events import SYSTEM
 from whiteboard.fraud.model import FraudModel
@@ -42,6 +43,20 @@ class Verdict:
         """Why it was refused; what carried it if it was promoted."""
         decisive = [g for g in self.gates if not g.passed] or self.gates[:1]
         return "; ".join(f"{gate.name}: {gate.reason}" for gate in decisive)
+
+    @classmethod
+    def recorded(cls, ref: VersionRef) -> "Verdict | None":
+        """The verdict that was written on the version, without its figures; None if it was never judged to the end."""
+        if "gates" not in ref.tags:
+            return None
+        gates = []
+        for name, (outcome, _, reason) in (
+            (tag.removeprefix("gate."), text.partition(": "))
+            for tag, text in sorted(ref.tags.items())
+            if tag.startswith("gate.")
+        ):
+            gates.append(Gate(name, outcome == "passed", reason))
+        return cls(ref.version, ref.tags.get("gates.against"), gates)
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "promoted": self.promoted, "reason": self.reason}
@@ -75,19 +90,32 @@ def promote(
         raise ModelError(f"there is no version {version or '@challenger'} of {SYSTEM}; train one first")
     champion = registry.champion(SYSTEM)
     if champion is not None and champion.version == ref.version:
-        raise ModelError(f"version {ref.version} is the champion already; train a new one to compare with it")
+        if Verdict.recorded(ref) is not None:
+            raise ModelError(f"version {ref.version} is the champion already; train a new one to compare with it")
+        champion = _predecessor(registry, ref)  # killed after the alias moved
     if parity_mismatches is None:
         parity_mismatches = last_parity(settings)
     verdict = judge(registry, ref, champion, parity_mismatches, limits or Limits())
-    outcome = "promoted" if verdict.promoted else "refused"
+    _record(registry, ref, verdict)
+    return verdict
+
+
+def _record(registry: Registry, ref: VersionRef, verdict: Verdict) -> None:
+    """Writes the verdict down and moves the aliases, in an order that can be cut off anywhere and begun again."""
     tags = {f"gate.{g.name}": f"{'passed' if g.passed else 'failed'}: {g.reason}" for g in verdict.gates}
-    registry.tag(ref, tags | {"gates": outcome, "gates.reason": verdict.reason})
+    registry.tag(ref, tags | {"gates.reason": verdict.reason, "gates.against": verdict.champion or ""})
     if verdict.promoted:
         registry.set_alias(SYSTEM, CHAMPION, ref.version)
     challenger = registry.challenger(SYSTEM)
     if challenger is not None and challenger.version == ref.version:
         registry.remove_alias(SYSTEM, CHALLENGER)
-    return verdict
+    registry.tag(ref, {"gates": "promoted" if verdict.promoted else "refused"})
+
+
+def _predecessor(registry: Registry, ref: VersionRef) -> VersionRef | None:
+    """The version that `ref` was compared with before it was made champion."""
+    version = ref.tags.get("gates.against")
+    return registry.version(SYSTEM, version) if version else None
 
 
 def judge(
@@ -101,20 +129,14 @@ def judge(
     if champion is not None:
         rival = Contestant.on(rows, champion.version, FraudModel.load(registry.download(champion)))
     gates = all_gates(rows, ours, rival, parity_mismatches, limits)
+    if champion is not None:
+        gates.append(recent(knows_until(ref), knows_until(champion), champion.version))
     return Verdict(ref.version, rival.version if rival else None, gates)
 
 
 def last_parity(settings: Settings) -> int | None:
     """Mismatches in the monitor's last parity check that had something to compare; None before the first."""
-    try:
-        lines = (settings.monitor_dir / SYSTEM / "windows.jsonl").read_text().splitlines()
-    except OSError:
-        return None
-    for line in reversed(lines):
-        try:
-            parity = json.loads(line)["parity"]
-        except ValueError:
-            continue  # the line that is just being written
-        if parity["compared"]:
-            return int(parity["mismatched"])
+    for window in reversed(judged_days(settings)):
+        if window["parity"]["compared"]:
+            return int(window["parity"]["mismatched"])
     return None

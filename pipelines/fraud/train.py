@@ -11,11 +11,13 @@ calibrated on the days of `stop` with scores for cards that were held out of the
 slice is as short as its frauds allow: after a change of the pattern a day that judges is a day that cannot teach.
 """
 
-import shutil
+import json
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +27,11 @@ import pandas as pd
 from pipelines.fraud.dataset import Dataset
 from pipelines.fraud.ensemble import Candidate, ablate, fit_anomaly, fit_linear, fit_trees
 from pipelines.fraud.evaluate import Evaluation, days_of, evaluate
-from pipelines.fraud.figures import draw
-from pipelines.fraud.package import REFERENCE, describe, pack, register
+from pipelines.fraud.package import pack, register
 from pipelines.fraud.tuning import tune
 from whiteboard.errors import NotEnoughDataError
-from whiteboard.featurestore import FeatureStore
 from whiteboard.fraud.calibration import fit_calibration
 from whiteboard.fraud.decision import CostTable, fit_thresholds
-from whiteboard.fraud.events import SYSTEM
 from whiteboard.fraud.members import Member
 from whiteboard.fraud.model import FraudModel
 from whiteboard.registry import VersionRef
@@ -55,6 +54,11 @@ class TrainConfig:
     reviews_per_day: float = 25.0
     costs: CostTable = field(default_factory=CostTable)
     params: Mapping[str, Any] = field(default_factory=dict)  # of LightGBM, over the defaults
+
+    @property
+    def digest(self) -> str:
+        """Equal settings, equal digest."""
+        return sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,12 @@ class Trained:
     slices: Slices
     ablation: list[Candidate]
     params: dict[str, Any]
-    evaluation: Evaluation
+    config: TrainConfig
+
+    @cached_property
+    def evaluation(self) -> Evaluation:
+        """How good the model is on the slice that it did not learn from."""
+        return evaluate(self.model, self.slices.test, seed=self.config.seed)
 
 
 @dataclass(frozen=True)
@@ -94,10 +103,6 @@ class Registered:
     def version(self) -> str:
         return self.ref.version
 
-    @property
-    def evaluation(self) -> Evaluation:
-        return self.trained.evaluation
-
 
 def train(
     settings: Settings,
@@ -107,27 +112,21 @@ def train(
 ) -> Registered:
     """Fits, evaluates and registers a model as @challenger; `say` hears what is being done.
 
-    Feast gets a feature service with what the version reads. Raises NotEnoughDataError when the frauds do not suffice
+    What was trained before on the same data with the same settings is found and not registered twice. Raises NotEnoughDataError when the frauds do not suffice
     for the slices.
     """
     began = time.perf_counter()
     config = config or TrainConfig()
     trained = fit(dataset, config, say)
     with tempfile.TemporaryDirectory() as temporary:
-        model_dir, artifacts = Path(temporary) / "model", Path(temporary) / "artifacts"
-        say("draws the plots")
-        draw(trained.model, trained.slices.test, artifacts / "plots")
-        describe(trained, dataset, artifacts)
-        pack(trained, dataset, model_dir, config.seed)
-        shutil.copy(model_dir / REFERENCE, artifacts)
-        say("registers the version")
-        ref = register(settings, model_dir, trained, dataset, artifacts)
-    FeatureStore(settings).register_service(SYSTEM, ref.version, trained.model.features)
+        candidate = pack(trained, dataset, Path(temporary))
+        say("evaluates, draws the plots, registers the version")
+        ref = register(settings, candidate)
     return Registered(ref, trained, time.perf_counter() - began)
 
 
 def fit(dataset: Dataset, config: TrainConfig, say: Callable[[str], None] = lambda step: None) -> Trained:
-    """The model and its evaluation, nothing written anywhere.
+    """The model, nothing written anywhere.
 
     On one thread: when the cores are busy with other work, the threads of BLAS and OpenMP wait for each other actively
     and take many times as long.
@@ -158,9 +157,8 @@ def _fit(dataset: Dataset, config: TrainConfig, say: Callable[[str], None]) -> T
 
     say(f"fits {len(slices.learn):,} payments with {trees} trees, calibrates, sets thresholds")
     model = calibrated(parts, slices, config)
-    say("evaluates")
     params |= {"trees": trees, "stopped_at": stopped.best_iteration}
-    return Trained(model, slices, ablation, params, evaluate(model, slices.test, seed=config.seed))
+    return Trained(model, slices, ablation, params, config)
 
 
 Parts = tuple[str, list[tuple[float, Member]]]  # the trees' text, the ensemble

@@ -24,7 +24,7 @@ from services.fraud.schemas import DecisionOut, TransactionIn
 from services.fraud.service import FraudService, ReadRows
 from whiteboard.errors import ModelError
 from whiteboard.featurestore import FeatureStore
-from whiteboard.fraud.events import SCHEMAS, SYSTEM, Transaction
+from whiteboard.fraud.events import DECISIONS, SCHEMAS, SYSTEM, TRANSACTIONS, Transaction
 from whiteboard.fraud.features import FEATURES
 from whiteboard.fraud.model import FraudModel
 from whiteboard.hotswap import HotSwap
@@ -42,7 +42,7 @@ def bootstrap(settings: Settings) -> FraudService:
     return FraudService(
         settings,
         models=HotSwap(Registry(settings), SYSTEM, load_model),
-        outbox=Outbox(settings, "fraud-service", SCHEMAS),
+        outbox=Outbox(settings, "fraud-service", SCHEMAS, topics=(TRANSACTIONS, DECISIONS)),
         connect=lambda: rows_reader(settings),
     )
 

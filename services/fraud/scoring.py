@@ -21,6 +21,7 @@ from whiteboard.fraud.events import Decision, Transaction
 from whiteboard.fraud.features import LARGE_AMOUNT, micros, online_values, watermarks
 from whiteboard.fraud.model import FraudModel
 from whiteboard.hotswap import Loaded
+from whiteboard.registry import CHALLENGER, CHAMPION
 
 log = logging.getLogger("fraud")
 
@@ -31,7 +32,15 @@ HOP_SECONDS = Histogram(
     buckets=(0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1),
 )
 DECISIONS = Counter("whiteboard_fraud_decisions", "decisions made, by what they were based on", ["decision", "basis"])
+PROBABILITY = Histogram(
+    "whiteboard_fraud_probability",
+    "fraud probability of decisions",
+    ["alias"],
+    buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.8, 0.9, 0.95, 0.99, 1),
+)
 MODEL_FAILURES = Counter("whiteboard_fraud_model_failures", "payments that a model failed on", ["alias"])
+for _alias in (CHAMPION, CHALLENGER):
+    MODEL_FAILURES.labels(_alias)  # from zero: an increase is seen only in what was there before
 
 RULES = "rules"  # the model version of a decision made without a model
 BASE_RATE = 0.01  # share of frauds, about, where nothing else is known
@@ -126,7 +135,9 @@ def _verdict(
 def _probability(alias: str, loaded: Model, values: dict[str, float]) -> float | None:
     """The model's probability; None, counted, if it fails: that must not become the client's problem."""
     try:
-        return loaded.model.predict_one([values[name] for name in loaded.model.features])
+        probability = loaded.model.predict_one([values[name] for name in loaded.model.features])
+        PROBABILITY.labels(alias).observe(probability)
+        return probability
     except Exception:  # whatever a model of another version may raise
         MODEL_FAILURES.labels(alias).inc()
         log.exception("model failed", extra={"alias": alias, "version": loaded.version})

@@ -5,6 +5,11 @@
     answer = await service.decide(payment, trace="4bf92f35")
     answer.body     b'{"transaction_id":"t-000017","decision":"approve",…}'
 
+and in the log, for the share of traces that are logged (WHITEBOARD_TRACE_LOG_SHARE)
+
+    {"process": "fraud", "message": "decided", "trace": "4bf92f35", "transaction_id": "t-000017", "decision": "approve",
+     "model_version": "3", "degraded": false, "latency_ms": 0.61, …}
+
 A payment is decided once: a retry gets the answer of the first time, also while that is still being worked out.
 """
 
@@ -23,9 +28,11 @@ from whiteboard.fraud.events import DECISIONS, TRANSACTIONS, Decision, Transacti
 from whiteboard.fraud.model import FraudModel
 from whiteboard.hotswap import HotSwap
 from whiteboard.lake import Lake, connect
+from whiteboard.logs import logged
 from whiteboard.outbox import Outbox
 from whiteboard.resilience import Guard, Recent
 from whiteboard.settings import Settings
+from whiteboard.telemetry import BEAT
 from whiteboard.webapi import ProblemError
 
 log = logging.getLogger("fraud")
@@ -36,6 +43,7 @@ REMEMBERED = 100_000  # decisions kept for retries: minutes at full load, hours 
 CACHED_ROWS = 20_000  # rows kept for when the store is away; some 30 MB
 READ_DEADLINE_S = 0.1  # p99 of a read is 1 ms; what takes longer than this will take far longer
 ANSWERED = tuple(DecisionOut.model_fields)
+LOGGED = ("transaction_id", "decision", "model_version", "degraded", "latency_ms")
 
 
 class Answer(NamedTuple):
@@ -83,6 +91,7 @@ class FraudService:
     async def follow(self) -> None:
         """Refreshes for ever, off the event loop."""
         while True:
+            BEAT.set_to_current_time()
             await asyncio.sleep(self.settings.model_poll_s)
             try:
                 await asyncio.to_thread(self.refresh)
@@ -130,6 +139,8 @@ class FraudService:
         hops["produce"] = time.perf_counter() - handing
         for hop, seconds in hops.items():
             HOP_SECONDS.labels(hop).observe(seconds)
+        if logged(trace, self.settings.trace_log_share):
+            log.info("decided", extra={"trace": trace, **{name: getattr(decision, name) for name in LOGGED}})
         return Answer(body, hops)
 
     async def _read_rows(self, transaction: Transaction) -> Rows:

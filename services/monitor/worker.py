@@ -54,6 +54,7 @@ def main(
     while not stop.is_set():
         BEAT.set_to_current_time()
         try:
+            monitor.follow()
             monitor.work(stop=stop)
         except WhiteboardError as error:
             log.warning("tried in vain", extra={"error": str(error)})

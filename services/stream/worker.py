@@ -5,25 +5,31 @@
 Any number of workers share the partitions as one consumer group. What was read is committed only when its rows are in
 the online store, its re-keyed copies are acknowledged and its lake files are committed; killed anywhere before that, a
 worker's events are read again by another, and offsets in rows and file names make the second time change nothing.
+
+An event that came with a trace leaves a line when its effect is in the online store:
+
+    {"process": "stream", "message": "pushed", "trace": "4bf92f35", "topic": "fraud.transactions", "partition": 2,
+     "offset": 17, "view": "fraud_customer", "entity": "c-12", …}
 """
 
 import logging
 import signal
 import threading
 import time
+from collections import Counter as Tally
 from collections import defaultdict
 from typing import Annotated
 
 import typer
 from prometheus_client import Counter, Gauge, Histogram
 
-from whiteboard.errors import WhiteboardError
+from whiteboard.errors import EventLogUnavailableError, WhiteboardError
 from whiteboard.eventlog import Batch, EventConsumer, EventProducer, log_ids
 from whiteboard.featurestore import FeatureStore
 from whiteboard.fraud.routes import ROUTES as FRAUD
 from whiteboard.lake import Lake
 from whiteboard.lakesink import LakeSink
-from whiteboard.logs import configure_logging
+from whiteboard.logs import configure_logging, logged
 from whiteboard.records import Record
 from whiteboard.settings import Settings
 from whiteboard.streams import EntityRows, Route, Routes, rebuild_if_log_is_new
@@ -32,18 +38,26 @@ from whiteboard.telemetry import BEAT, READY, serve_metrics
 log = logging.getLogger("stream")
 
 EVENTS = Counter("whiteboard_stream_events", "events folded, sunk or re-keyed", ["topic"])
+LAG = Gauge("whiteboard_stream_lag", "records in the log that are not yet folded", ["topic", "partition"])
 REPLAYED = Counter("whiteboard_stream_replayed", "events that their row already held", ["topic"])
 POSITION = Gauge(
     "whiteboard_stream_position", "next offset whose effects are in the online store", ["topic", "partition"]
 )
 DEAD = Counter("whiteboard_stream_dead_letters", "records that could not be decoded", ["topic"])
 ROWS_PUSHED = Counter("whiteboard_stream_rows_pushed", "entity rows pushed to the online store", ["view"])
-PUSH_SECONDS = Histogram("whiteboard_stream_push_seconds", "time of one push to the online store")
+PUSH_SECONDS = Histogram("whiteboard_stream_push_seconds", "time of one push to the online store", ["view"])
 BATCH_SECONDS = Histogram("whiteboard_stream_batch_seconds", "time from a poll's return until its rows are pushed")
+FRESHNESS_SECONDS = Histogram(
+    "whiteboard_stream_freshness_seconds",
+    "time from a live event's way into the log until its row is in the online store",
+    ["view"],
+    buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+)
 
 MAX_RECORDS = 5_000  # a poll; bounds memory and how long features wait behind a backlog
 IDLE_POLL_S = 0.05
 LOG_CHECK_S = 5.0
+LAG_S = 5.0  # Prometheus asks as often
 REPORT_S = 5.0
 
 
@@ -77,11 +91,14 @@ class StreamWorker:
             on_assigned=self._assigned,
             on_revoked=self._revoked,
         )
+        for topic in routes.topics:  # from zero: an increase is seen only in what was there before
+            EVENTS.labels(topic)
+            DEAD.labels(topic)
 
     def run(self, stop: threading.Event) -> None:
         """Works until `stop` is set, then commits what it has done."""
         READY.set(1)
-        checked = reported = time.monotonic()
+        checked = reported = measured = time.monotonic()
         events = 0
         while not stop.is_set():
             BEAT.set_to_current_time()
@@ -96,6 +113,9 @@ class StreamWorker:
             if now - checked > LOG_CHECK_S:
                 checked = now
                 self._check_log()
+            if now - measured > LAG_S:
+                measured = now
+                self._measure_lag()
             if now - reported > REPORT_S and events:
                 log.info("throughput", extra={"events_per_s": round(events / (now - reported)), "events": events})
                 reported, events = now, 0
@@ -113,7 +133,10 @@ class StreamWorker:
                 by_row[route.view, getattr(record.event, route.key)].append(record)
             if record.topic in self._routes.rekeyed:
                 self._rekey(record)
-            EVENTS.labels(record.topic).inc()
+        for topic, count in Tally(record.topic for record in batch.records).items():
+            EVENTS.labels(topic).inc(count)
+        for topic, count in batch.dead.items():
+            DEAD.labels(topic).inc(count)
         for route in self._routes.folded:
             self._fold(route, {entity: records for (view, entity), records in by_row.items() if view == route.view})
         self._sink.add([r for r in batch.records if r.topic in self._routes.sunk])
@@ -128,13 +151,28 @@ class StreamWorker:
     def _fold(self, route: Route, records_of: dict[str, list[Record]]) -> None:
         rows = self._rows[route.view]
         rows.load(set(records_of))
+        live: list[tuple[str, Record]] = []
         for entity, records in records_of.items():
             for record in records:
                 topic, epoch, partition, offset = self._source(record)
                 if not rows.fold(entity, record.event, topic, epoch, partition, offset):
                     REPLAYED.labels(record.topic).inc()
-        with PUSH_SECONDS.time():
-            ROWS_PUSHED.labels(route.view).inc(rows.push())
+                elif record.trace:
+                    live.append((entity, record))
+        if records_of:
+            with PUSH_SECONDS.labels(route.view).time():
+                ROWS_PUSHED.labels(route.view).inc(rows.push())
+        self._tell(route.view, live)
+
+    def _tell(self, view: str, live: list[tuple[str, Record]]) -> None:
+        """Measures and logs that these entities' events are in the online store now."""
+        now_s = time.time()
+        freshness = FRESHNESS_SECONDS.labels(view)
+        for entity, record in live:
+            freshness.observe(now_s - record.created_us / 1e6)
+            if logged(record.trace, self._settings.trace_log_share):
+                at = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
+                log.info("pushed", extra={"trace": record.trace, **at, "view": view, "entity": entity})
 
     def _source(self, record: Record) -> tuple[str, int, int, int]:
         """Where the event was first written: a re-keyed record says so in its headers."""
@@ -171,10 +209,19 @@ class StreamWorker:
     def _revoked(self, partitions: set[tuple[str, int]]) -> None:
         self._commit()
         for topic, partition in partitions:
+            LAG.remove(topic, str(partition))  # its next owner's to tell
             if topic in self._routes.sunk:
                 self._sink.revoke(topic, partition)
         for rows in self._rows.values():
             rows.forget()
+
+    def _measure_lag(self) -> None:
+        try:
+            lag = self._consumer.lag()
+        except EventLogUnavailableError:  # unknown for now; no reason to stop
+            return
+        for (topic, partition), records in lag.items():
+            LAG.labels(topic, str(partition)).set(records)
 
     def _check_log(self) -> None:
         if (present := log_ids(self._settings, self._routes.topics)) != self._log_ids:

@@ -176,14 +176,19 @@ def ingest(
     transactions: pd.DataFrame,
     *,
     until: pd.Timestamp | None = None,
+    sent: "tuple[pd.Series[str], pd.Series[str]] | None" = None,
     progress: OnProgress = lambda done, total: None,
 ) -> Ingested:
     """Sends checked transactions and their labels in the order in which they became known, stamped with that time.
 
-    Labels that become known at `until` (default: now) or later are not sent but returned. Raises
+    Labels that become known at `until` (default: now) or later are not sent but returned. `sent` are the ids of the
+    transactions and of the labels to leave out, because an interrupted run has sent them. Raises
     EventLogUnavailableError if not every event was acknowledged.
     """
     labels = labels_of(transactions)
+    if sent is not None:
+        transactions = transactions[~transactions["transaction_id"].isin(sent[0])]
+        labels = labels[~labels["transaction_id"].isin(sent[1])]
     due = labels[labels["event_timestamp"] < (pd.Timestamp.now("UTC") if until is None else until)]
     withheld = labels.iloc[len(due) :].reset_index(drop=True)
     total, started = len(transactions) + len(due), time.perf_counter()

@@ -13,6 +13,7 @@ and model version is repeated only after a week.
 import json
 import logging
 import threading
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
@@ -20,7 +21,6 @@ from typing import Any, Literal
 
 import duckdb
 import pandas as pd
-from prometheus_client import Gauge
 
 from whiteboard.drift import SHARE_LIMIT, Baseline, DriftVerdict
 from whiteboard.eventlog import EventProducer
@@ -29,6 +29,7 @@ from whiteboard.fraud.events import (
     DECISIONS,
     LABELS,
     SCHEMAS,
+    SYSTEM,
     TRANSACTIONS,
     Alert,
     Decision,
@@ -36,19 +37,15 @@ from whiteboard.fraud.events import (
     Transaction,
 )
 from whiteboard.fraud.features import FEATURES, point_in_time_sql, unseen_events_sql
+from whiteboard.fraud.monitor_metrics import LIMIT, REGISTERED, export
 from whiteboard.lake import Lake, connect
 from whiteboard.quality import LiveQuality, live_quality
-from whiteboard.registry import Registry
+from whiteboard.registry import CHALLENGER, CHAMPION, Registry
 from whiteboard.settings import Settings
 from whiteboard.skew import Skew, comparable, compare, feature_columns
+from whiteboard.telemetry import BEAT
 
 log = logging.getLogger("monitor")
-DRIFT_SHARE = Gauge("whiteboard_monitor_drift_share", "share of columns that drifted on the last closed day")
-COMPARED = Gauge("whiteboard_monitor_parity_compared", "decisions recomputed offline")
-MISMATCHED = Gauge("whiteboard_monitor_parity_mismatched", "decisions whose features differ offline")
-STALE = Gauge("whiteboard_monitor_parity_stale", "decisions that had not seen an event known before them")
-LIVE = Gauge("whiteboard_monitor_live_quality", "quality on matured labels", ["metric"])
-MODEL = Gauge("whiteboard_monitor_model_version", "model version that decided on the last closed day")
 
 NOT_DRIFT = {"is_weekend"}  # follows the calendar: a single day differs from any week
 LEAST_FRAUDS = 20  # below it average precision is mostly noise
@@ -85,8 +82,17 @@ class Monitor:
         self._path = self._folder / "windows.jsonl"
         self._windows = _complete_lines(self._path)
         self._baselines: dict[str, Baseline | None] = {}
-        if self._windows:
-            self._export(self._windows[-1])
+        for window in self._windows:
+            export(window)
+        LIMIT.labels("drift").set(self._limits.drift_share)
+        LIMIT.labels("quality").set(self._limits.average_precision)
+        LIMIT.labels("parity").set(self._limits.mismatched)
+
+    def follow(self) -> None:
+        """Exports which versions the registry calls champion and challenger now."""
+        for alias in (CHAMPION, CHALLENGER):
+            ref = self._registry.by_alias(SYSTEM, alias)
+            REGISTERED.set(SYSTEM, alias, ref.version if ref else None)
 
     def work(self, close_last: bool = False, stop: threading.Event | None = None) -> int:
         """Judges every day that is over; returns how many it judged before `stop` was set.
@@ -98,6 +104,7 @@ class Monitor:
             for day in self._waiting(connection, close_last):
                 if stop is not None and stop.is_set():
                     break
+                BEAT.set_to_current_time()  # a backlog of days may take minutes
                 self._judge(connection, day)
                 judged += 1
         return judged
@@ -139,11 +146,13 @@ class Monitor:
             "quality": asdict(quality),
             "actions": rows["decision"].value_counts().to_dict(),
         }
-        window["alerts"] = self._alerts(day, version, drift, parity, quality)
+        beyond = self._beyond(day, version, drift, parity, quality)
+        window["beyond"] = [alert.kind for alert in beyond]
+        window["alerts"] = self._raise(beyond)
         with self._path.open("a") as file:
             file.write(json.dumps(window) + "\n")
         self._windows.append(window)
-        self._export(window)
+        export(window)
         log.info(
             "day closed", extra={"day": window["day"], "drift_share": drift.share, "alerts": len(window["alerts"])}
         )
@@ -202,9 +211,8 @@ class Monitor:
             WHERE {_DAY} BETWEEN DATE '{since}' AND DATE '{until}' AND model_version = $version"""
         return live_quality(connection.execute(query, {"version": version}).df())
 
-    def _alerts(
-        self, day: date, version: str, drift: DriftVerdict, parity: Skew, quality: LiveQuality
-    ) -> list[dict[str, Any]]:
+    def _beyond(self, day: date, version: str, drift: DriftVerdict, parity: Skew, quality: LiveQuality) -> list[Alert]:
+        """An alert for each limit that the day is beyond."""
         limits, at, found = self._limits, datetime.combine(day, time.max, UTC), list[Alert]()
 
         def beyond(kind: Literal["drift", "quality", "parity"], value: float, limit: float, message: str) -> None:
@@ -223,6 +231,10 @@ class Monitor:
             beyond("quality", ap, limits.average_precision, f"live average precision fell to {ap:.2f}")
         if (wrong := parity.mismatched) > limits.mismatched:
             beyond("parity", wrong, limits.mismatched, f"{wrong} decisions had other features than the lake gives")
+        return found
+
+    def _raise(self, found: Sequence[Alert]) -> list[dict[str, Any]]:
+        """Sends those alerts that were not sent lately, and returns what the window's line says of them."""
         lately = {(a["kind"], a["model_version"]) for w in self._windows[-REPEAT_AFTER:] for a in w["alerts"]}
         alerts = [alert for alert in found if (alert.kind, alert.model_version) not in lately]
         if alerts:
@@ -232,16 +244,6 @@ class Monitor:
         return [
             {"kind": a.kind, "model_version": a.model_version, "message": a.message, "value": a.value} for a in alerts
         ]
-
-    def _export(self, window: dict[str, Any]) -> None:
-        DRIFT_SHARE.set(window["drift"]["share"])
-        COMPARED.set(sum(w["parity"]["compared"] for w in self._windows))
-        MISMATCHED.set(sum(w["parity"]["mismatched"] for w in self._windows))
-        STALE.set(sum(w["parity"]["stale"] for w in self._windows))
-        for metric in ("precision", "recall", "average_precision"):
-            if window["quality"][metric] is not None:
-                LIVE.labels(metric).set(window["quality"][metric])
-        MODEL.set(int(window["model_version"]) if window["model_version"].isdigit() else 0)
 
 
 _DAY = "event_timestamp::DATE"

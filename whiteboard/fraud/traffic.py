@@ -34,7 +34,7 @@ class Answers:
 
 
 class DecisionClient:
-    """Sends payments to one fraud service."""
+    """Sends payments to one fraud service, or to what stands in front of several."""
 
     def __init__(self, port: int, *, host: str = "127.0.0.1", connections: int = 4, timeout_s: float = 10.0) -> None:
         self._connections = [http.client.HTTPConnection(host, port, timeout=timeout_s) for _ in range(connections)]

@@ -1,0 +1,1 @@
+"""The traffic generator: a card network's gateway that never sleeps."""

@@ -1,0 +1,199 @@
+"""Some payments through every component of a running stack, and where each of them was seen: `make smoke`.
+
+✓ service     20 payments decided at http://nginx:8080 by version 1, p50 6.1 ms
+✓ kafka       20 decisions in fraud.decisions, e.g. partition 2 offset 1840, trace smoke-6f2c…
+✓ features    c-smoke-6f2c… counts 20 payments in the online store (redis)
+✓ lake        20 payments and 20 decisions in Parquet
+✓ mlflow      version 1 is champion, run 8d0c…, average_precision 0.93
+✓ prometheus  whiteboard_http_requests_total grew to 1,860
+"""
+
+import json
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+from whiteboard.errors import WhiteboardError
+from whiteboard.eventlog import EventConsumer
+from whiteboard.featurestore import FeatureStore
+from whiteboard.fraud.events import DECISIONS, SCHEMAS, SYSTEM, TRANSACTIONS, Decision, Transaction
+from whiteboard.fraud.features import micros, online_values
+from whiteboard.lake import Lake, connect
+from whiteboard.registry import Registry
+from whiteboard.settings import Settings
+
+TIMEOUT_S = 60.0
+POLL_S = 0.25
+
+
+class Seen(NamedTuple):
+    """One component, and what was seen there."""
+
+    component: str
+    ok: bool
+    text: str
+
+
+@dataclass
+class Smoke:
+    """One walk. `url` is the fraud service's, `prometheus` Prometheus'; None leaves that stop out."""
+
+    settings: Settings
+    url: str
+    prometheus: str | None = None
+    payments: int = 20
+
+    def __post_init__(self) -> None:
+        self.trace = f"smoke-{uuid4().hex[:12]}"
+        self.customer = f"c-{self.trace}"
+        self.at = _newest(Lake(self.settings.lake_dir)) or datetime.now(UTC)  # in step with simulated traffic
+
+    def walk(self) -> Iterator[Seen]:
+        """What was seen, stop by stop; a stop that fails does not keep the later ones from being looked at."""
+        stops: dict[str, Callable[[], str]] = {
+            "service": self.service,
+            "kafka": self.kafka,
+            "features": self.features,
+            "lake": self.lake,
+            "mlflow": self.mlflow,
+        }
+        if self.prometheus:
+            stops["prometheus"] = self.metric
+        self._before = self._requests() if self.prometheus else 0.0
+        for name, stop in stops.items():
+            try:
+                yield Seen(name, True, stop())
+            except (WhiteboardError, OSError, AssertionError, ValueError) as error:
+                yield Seen(name, False, str(error) or repr(error))
+
+    def service(self) -> str:
+        """Payments of a new customer are decided, all by the same version."""
+        latencies_ms, versions = [], set()
+        for number in range(self.payments):
+            started = time.perf_counter()
+            answer = self._post(number)
+            latencies_ms.append((time.perf_counter() - started) * 1000)
+            versions.add(answer["model_version"])
+            if answer["degraded"]:
+                raise AssertionError(f"a degraded answer: {answer}; see {self.url}/health/ready")
+        p50 = sorted(latencies_ms)[len(latencies_ms) // 2]
+        versions_text = ", ".join(sorted(versions))
+        return f"{self.payments} payments decided at {self.url} by version {versions_text}, p50 {p50:.1f} ms"
+
+    def kafka(self) -> str:
+        """The decisions are in the log, under the trace id that the requests had."""
+        found: dict[str, str] = {}
+        with EventConsumer(self.settings, [DECISIONS], self.trace, SCHEMAS) as consumer:
+
+            def all_read() -> bool:
+                for record in consumer.poll(timeout_s=0.2).records:
+                    if record.trace == self.trace:
+                        where = f"partition {record.partition} offset {record.offset}"
+                        found[record.event.transaction_id] = where
+                return len(found) >= self.payments
+
+            self._wait(all_read, f"{self.payments} decisions are in {DECISIONS}", lambda: f"{len(found)} are")
+        return f"{len(found)} decisions in {DECISIONS}, e.g. {found[self._id(0)]}, trace {self.trace}"
+
+    def features(self) -> str:
+        """The stream worker has folded the payments into the customer's row in the online store."""
+        view = FeatureStore(self.settings).states("fraud_customer")
+        count = 0.0
+
+        def folded() -> bool:
+            nonlocal count
+            row = view.read([self.customer])[0]
+            count = online_values(0, micros(self.at), row, None)["customer_count_1d"]
+            return count >= self.payments
+
+        self._wait(folded, f"the row of {self.customer} counts them", lambda: f"{count:.0f} of {self.payments}")
+        return f"{self.customer} counts {count:.0f} payments in the online store ({self.settings.online_store})"
+
+    def lake(self) -> str:
+        """Payments and decisions are in the lake."""
+        lake = Lake(self.settings.lake_dir)
+        counts: list[int] = []
+
+        def stored() -> bool:
+            with connect() as connection:
+                counts[:] = [
+                    connection.execute(
+                        f"SELECT count(*) FROM {lake.relation(topic, kind)} WHERE customer_id = ?", [self.customer]
+                    ).fetchall()[0][0]
+                    for topic, kind in ((TRANSACTIONS, Transaction), (DECISIONS, Decision))
+                ]
+            return min(counts) >= self.payments
+
+        self._wait(stored, "the lake holds them", lambda: f"{counts} of {self.payments}")
+        return f"{counts[0]} payments and {counts[1]} decisions in Parquet"
+
+    def mlflow(self) -> str:
+        """The version that decides is the registry's champion, and its run is there."""
+        registry = Registry(self.settings)
+        champion = registry.champion(SYSTEM)
+        if champion is None:
+            raise AssertionError("no version is @champion")
+        metrics = registry.metrics(champion)
+        return (
+            f"version {champion.version} is champion, run {champion.run_id[:8]}…, "
+            f"average_precision {metrics['average_precision']:.3f}"
+        )
+
+    def metric(self) -> str:
+        """Prometheus has counted the requests."""
+        requests = 0.0
+
+        def counted() -> bool:
+            nonlocal requests
+            requests = self._requests()
+            return requests >= self._before + self.payments
+
+        self._wait(counted, "Prometheus counts the requests", lambda: f"{requests:,.0f} after {self._before:,.0f}")
+        return f"whiteboard_http_requests_total rose from {self._before:,.0f} to {requests:,.0f}"
+
+    def _id(self, number: int) -> str:
+        return f"{self.trace}-{number}"
+
+    def _post(self, number: int) -> dict[str, Any]:
+        body = {
+            "transaction_id": self._id(number),
+            "event_timestamp": self.at.isoformat(),
+            "customer_id": self.customer,
+            "terminal_id": f"m-{self.trace}",
+            "amount": 10.0 + number,
+        }
+        headers = {"content-type": "application/json", "x-request-id": self.trace}
+        request = urllib.request.Request(f"{self.url}/v1/decisions", json.dumps(body).encode(), headers)
+        try:
+            with urllib.request.urlopen(request, timeout=10) as response:
+                answer: dict[str, Any] = json.load(response)
+        except urllib.error.HTTPError as error:
+            raise AssertionError(f"HTTP {error.code}: {error.read().decode(errors='replace')}") from error
+        return answer
+
+    def _requests(self) -> float:
+        query = urllib.parse.urlencode({"query": f'sum(whiteboard_http_requests_total{{system="{SYSTEM}"}})'})
+        with urllib.request.urlopen(f"{self.prometheus}/api/v1/query?{query}", timeout=10) as response:
+            result = json.load(response)["data"]["result"]
+        return float(result[0]["value"][1]) if result else 0.0
+
+    @staticmethod
+    def _wait(condition: Callable[[], bool], what: str, seen: Callable[[], str]) -> None:
+        deadline = time.monotonic() + TIMEOUT_S
+        while not condition():
+            if time.monotonic() > deadline:
+                raise AssertionError(f"waited {TIMEOUT_S:.0f} s in vain until {what}: {seen()}")
+            time.sleep(POLL_S)
+
+
+def _newest(lake: Lake) -> datetime | None:
+    with connect() as connection:
+        query = f"SELECT max(event_timestamp) FROM {lake.relation(TRANSACTIONS, Transaction)}"
+        newest: datetime | None = connection.sql(query).fetchall()[0][0]
+    return newest
