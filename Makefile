@@ -17,7 +17,11 @@ export UV_HTTP_TIMEOUT ?= 300
 export DO_NOT_TRACK := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help install demo test check clean distclean
+# Which part of docker-compose.yml: all, or core.
+PROFILE ?= all
+COMPOSE := docker compose --profile $(PROFILE)
+
+.PHONY: help install demo test check up down logs smoke airflow clean distclean
 
 help:  ## what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -27,7 +31,7 @@ install: $(STAMP)  ## the environment in .venv, as locked
 demo: $(STAMP)  ## a fraud system lives through its whole life; ends with .whiteboard/report/index.html
 	$(BIN)/whiteboard demo $(ARGS)
 
-test: $(STAMP)  ## every test
+test: $(STAMP) infra/airflow/.venv/.synced  ## every test
 	$(BIN)/pytest $(ARGS)
 
 check: $(STAMP)  ## style, types, who imports whom, examples in docstrings
@@ -37,12 +41,34 @@ check: $(STAMP)  ## style, types, who imports whom, examples in docstrings
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/pytest -q --doctest-modules --doctest-glob='*.md' whiteboard pipelines docs README.md
 
+up:  ## the stack in Docker Compose; make up PROFILE=core is its core
+	$(COMPOSE) up --detach --build --wait
+	@echo "service http://127.0.0.1:$${NGINX_PORT:-8080}/docs   MLflow http://127.0.0.1:$${MLFLOW_PORT:-5000}"
+	@test $(PROFILE) != all || echo "Grafana http://127.0.0.1:$${GRAFANA_PORT:-3000}   Prometheus" \
+	  "http://127.0.0.1:$${PROMETHEUS_PORT:-9090}   Airflow http://127.0.0.1:$${AIRFLOW_PORT:-8081}"
+
+down:  ## stops the stack and keeps its data; docker compose --profile all down --volumes drops it
+	docker compose --profile all down
+
+logs:  ## what the stack says, one JSON object a line; make logs ARGS="stream fraud"
+	$(COMPOSE) logs --follow --tail 50 $(ARGS)
+
+smoke:  ## payments through every component of the stack, and where each was seen
+	docker compose --profile smoke run --rm --no-deps smoke smoke --url http://nginx:8080 \
+	  $(if $(filter all,$(PROFILE)),--prometheus http://prometheus:9090)
+
+airflow: infra/airflow/.venv/.synced  ## Airflow's environment, apart from the project's
+
 clean:  ## removes what running leaves behind: state, reports, caches
 	rm -rf .whiteboard report dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
 	find . -name __pycache__ -type d -not -path './.venv/*' -not -path './.uv/*' -prune -exec rm -rf {} +
 
 distclean: clean  ## clean, and the environment and the local uv too
-	rm -rf .venv .uv
+	rm -rf .venv .uv infra/airflow/.venv
+
+infra/airflow/.venv/.synced: infra/airflow/pyproject.toml infra/airflow/uv.lock | $(filter .uv/bin/uv,$(UV))
+	$(UV) sync --frozen --project infra/airflow
+	@touch $@
 
 $(STAMP): pyproject.toml uv.lock | $(filter .uv/bin/uv,$(UV))
 	$(UV) sync --frozen
