@@ -3,7 +3,8 @@
     .venv/bin/python -m bench.serving --seconds 10
 
 A world's cards and terminals are in the feature store, a model of 300 trees decides, another one shadows it, and both
-events of every payment go to the broker. The load generator shares the machine's cores with all of that.
+events of every payment go to the broker. The load generator shares the machine's cores with all of that; the service's
+own CPU time for a decision, in the last column, says what a core of its own would do.
 """
 
 import asyncio
@@ -22,6 +23,7 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
+from bench.stream import cpu_seconds
 from whiteboard.embedded import EmbeddedStack
 from whiteboard.eventlog import create_topics
 from whiteboard.featurestore import FeatureStore
@@ -135,7 +137,8 @@ async def load(port: int, payments: Payments, connections: int, seconds: float) 
 
 def main(seconds: Annotated[float, typer.Option(min=1, help="for each number of connections")] = 10.0) -> None:
     """Starts everything, sends payments, prints the table."""
-    table = Table("connections", "decisions/s", "p50 ms", "p95 ms", "p99 ms", "max ms", "failed", title="fraud service")
+    columns = ("connections", "decisions/s", "p50 ms", "p95 ms", "p99 ms", "max ms", "failed", "CPU ms")
+    table = Table(*columns, title="fraud service")
     with tempfile.TemporaryDirectory() as home, EmbeddedStack(Settings(home=Path(home))) as stack:
         settings = stack.start_broker()
         create_topics(settings)
@@ -146,13 +149,16 @@ def main(seconds: Annotated[float, typer.Option(min=1, help="for each number of 
         register(registry, settings.home, 1)  # the challenger
         port = free_port()
         ready = url_answers(f"http://127.0.0.1:{port}/health/ready")
-        stack.start("fraud", "services.fraud.app", "--port", str(port), ready=ready)
+        service = stack.start("fraud", "services.fraud.app", "--port", str(port), ready=ready)
         payments = Payments(world.tail(5_000))
         uvloop.run(load(port, payments, 4, 1.0))  # warm
         for connections in (1, 4, 16):
+            used = cpu_seconds(service.pid)
             latencies, failed = uvloop.run(load(port, payments, connections, seconds))
+            used = cpu_seconds(service.pid) - used
             cuts = [f"{1000 * x:.2f}" for x in (*np.percentile(latencies, [50, 95, 99]), max(latencies))]
-            table.add_row(str(connections), f"{len(latencies) / seconds:,.0f}", *cuts, str(failed))
+            rate, cpu_ms = f"{len(latencies) / seconds:,.0f}", f"{1000 * used / len(latencies):.2f}"
+            table.add_row(str(connections), rate, *cuts, str(failed), cpu_ms)
     Console().print(table)
 
 
