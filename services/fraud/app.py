@@ -10,7 +10,6 @@ The model behind the alias @champion is swapped while requests go on.
 
 import asyncio
 import gc
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -135,7 +134,6 @@ def main(
     """Serves until SIGTERM, then answers what it has accepted and sends what waits for the event log."""
     configure_logging("fraud")
     settings = Settings()
-    os.environ.setdefault("MLFLOW_TRACKING_URI", settings.tracking_uri)  # MLflow downloads from no other than this
     uvicorn.run(
         build(bootstrap(settings)),
         host=host,

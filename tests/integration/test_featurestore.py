@@ -1,9 +1,12 @@
-"""Feast for real: SQLite online store, DuckDB offline store, the feature repo of the project."""
+"""Feast for real: SQLite and Redis as online stores, DuckDB as offline store, the feature repo of the project."""
 
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pandas as pd
 import pytest
@@ -11,6 +14,7 @@ import pytest
 from whiteboard.errors import FeatureStoreError
 from whiteboard.featurestore import REPO, FeatureStore
 from whiteboard.fraud.features import FEATURES
+from whiteboard.processes import free_port, wait_until
 from whiteboard.settings import Settings
 
 AT = pd.to_datetime(["2026-01-01 10:00:00", "2026-01-01 10:00:00"], utc=True).astype("datetime64[us, UTC]")
@@ -26,6 +30,36 @@ def store(settings: Settings) -> FeatureStore:
     return FeatureStore.apply(settings)
 
 
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: pytest.TempPathFactory, missing: Callable[[str], NoReturn]) -> Iterator[str]:
+    """The connection string of a Redis server with a password, empty and on loopback."""
+    if shutil.which("redis-server") is None:
+        missing("redis-server (apt-get install redis-server)")
+    port = str(free_port())
+    options = {"port": port, "bind": "127.0.0.1", "requirepass": "s3cret-of-a-test", "save": ""}
+    command = ["redis-server", *(part for name, value in options.items() for part in (f"--{name}", value))]
+    with subprocess.Popen(command, cwd=tmp_path_factory.mktemp("redis"), stdout=subprocess.DEVNULL) as server:
+        ping = ["redis-cli", "-p", port, "--no-auth-warning", "-a", "s3cret-of-a-test", "ping"]
+        wait_until(lambda: b"PONG" in subprocess.run(ping, capture_output=True, check=False).stdout, "Redis answers")
+        yield f"127.0.0.1:{port},password=s3cret-of-a-test"
+        server.terminate()
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def online(request: pytest.FixtureRequest, store: FeatureStore, tmp_path: Path) -> FeatureStore:
+    """The same feature repo with each of the online stores."""
+    if request.param == "sqlite":
+        return store
+    connection = request.getfixturevalue("redis")
+    return FeatureStore.apply(Settings(home=tmp_path, online_store="redis", redis_connection=connection))
+
+
+def test_redis_password_stays_off_the_disk(redis: str, tmp_path: Path) -> None:
+    FeatureStore.apply(Settings(home=tmp_path, online_store="redis", redis_connection=redis))
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert files and not [path for path in files if b"s3cret-of-a-test" in path.read_bytes()]
+
+
 def test_store_that_was_never_applied_says_how_to_apply_it(tmp_path: Path) -> None:
     with pytest.raises(FeatureStoreError, match="whiteboard apply"):
         FeatureStore(Settings(home=tmp_path))
@@ -39,14 +73,14 @@ def test_applying_again_keeps_rows_and_registered_services(settings: Settings, s
     assert name in {service.name for service in again.feast.list_feature_services()}
 
 
-def test_rows_come_back_in_the_order_asked_for_and_none_for_the_unknown(store: FeatureStore) -> None:
-    view = store.states("fraud_terminal")
+def test_rows_come_back_in_the_order_asked_for_and_none_for_the_unknown(online: FeatureStore) -> None:
+    view = online.states("fraud_terminal")
     view.push([("m1", b"one", 1), ("m2", b"two", 1)])
     assert view.read(["m2", "nobody", "m1"]) == [b"two", None, b"one"]
 
 
-def test_row_of_an_overtaken_worker_loses_against_the_newer_one(store: FeatureStore) -> None:
-    view = store.states("fraud_customer")
+def test_row_of_an_overtaken_worker_loses_against_the_newer_one(online: FeatureStore) -> None:
+    view = online.states("fraud_customer")
     view.push([("raced", b"newer", 11)])
     view.push([("raced", b"older", 10)])
     assert view.read(["raced"]) == [b"newer"]

@@ -1,0 +1,35 @@
+"""Log lines are JSON, and which traces leave any is the same in every process."""
+
+import json
+import logging
+from uuid import UUID
+
+from whiteboard.logs import JsonFormatter, logged
+
+TRACES = [UUID(int=number).hex for number in range(10_000)]
+
+
+def test_a_line_is_one_json_object_with_the_extra_fields() -> None:
+    record = logging.makeLogRecord(
+        {"msg": "pushed %s", "args": ("it",), "levelname": "INFO", "trace": "4b\n", "offset": 17}
+    )
+    line = JsonFormatter("stream").format(record)
+    assert "\n" not in line
+    found = json.loads(line)
+    assert found.pop("at").endswith("+00:00")
+    assert found == {"process": "stream", "level": "INFO", "message": "pushed it", "trace": "4b\n", "offset": 17}
+
+
+def test_the_share_of_traces_that_are_logged_is_the_one_asked_for() -> None:
+    assert not any(logged(trace, 0.0) for trace in TRACES)
+    assert all(logged(trace, 1.0) for trace in TRACES)
+    assert 800 < sum(logged(trace, 0.1) for trace in TRACES) < 1200
+
+
+def test_a_trace_that_is_logged_at_a_share_is_logged_at_every_larger_one() -> None:
+    few = {trace for trace in TRACES if logged(trace, 0.01)}
+    assert few and few <= {trace for trace in TRACES if logged(trace, 0.1)}
+
+
+def test_what_has_no_trace_is_never_logged() -> None:
+    assert not logged("", 1.0)
