@@ -98,7 +98,8 @@ class Smoke:
                         found[record.event.transaction_id] = where
                 return len(found) >= self.payments
 
-            self._wait(all_read, f"{self.payments} decisions are in {DECISIONS}", lambda: f"{len(found)} are")
+            # no pause: a member that does not poll all the time never finishes joining its group
+            self._wait(all_read, f"{self.payments} decisions are in {DECISIONS}", lambda: f"{len(found)} are", 0)
         return f"{len(found)} decisions in {DECISIONS}, e.g. {found[self._id(0)]}, trace {self.trace}"
 
     def features(self) -> str:
@@ -184,12 +185,12 @@ class Smoke:
         return float(result[0]["value"][1]) if result else 0.0
 
     @staticmethod
-    def _wait(condition: Callable[[], bool], what: str, seen: Callable[[], str]) -> None:
+    def _wait(condition: Callable[[], bool], what: str, seen: Callable[[], str], pause_s: float = POLL_S) -> None:
         deadline = time.monotonic() + TIMEOUT_S
         while not condition():
             if time.monotonic() > deadline:
                 raise AssertionError(f"waited {TIMEOUT_S:.0f} s in vain until {what}: {seen()}")
-            time.sleep(POLL_S)
+            time.sleep(pause_s)
 
 
 def _newest(lake: Lake) -> datetime | None:
