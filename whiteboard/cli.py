@@ -7,17 +7,22 @@ Every command imports what it needs when it runs, so that `--help` answers at on
 """
 
 import contextlib
+import logging
 import os
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from whiteboard.errors import WhiteboardError
 from whiteboard.fraud.cli import app as fraud_app
+
+if TYPE_CHECKING:
+    from whiteboard.fraud.live import LiveConfig
+    from whiteboard.settings import Settings
 
 app = typer.Typer(
     help="The ML system-design interview as running code.",
@@ -73,12 +78,18 @@ def demo(
 @app.command(epilog="Example: whiteboard up --home /tmp/one   (elsewhere: whiteboard status --home /tmp/one)")
 def up(
     home: Home = None,
+    traffic: Annotated[
+        bool, typer.Option("--traffic/--no-traffic", help="a simulated world that pays on; or bring your own data")
+    ] = True,
+    speed: Annotated[float, typer.Option(min=1, help="simulated seconds a second; 288: a day in five minutes")] = 288.0,
+    customers: Annotated[int, typer.Option(min=50, help="size of the simulated world")] = 400,
     workers: Annotated[int, typer.Option(min=1, help="stream workers")] = 1,
     port: Annotated[int, typer.Option(help="of the fraud service")] = 8001,
 ) -> None:
     """Starts broker, stream workers, fraud service and monitor, and keeps them running until Ctrl-C.
 
-    Then bring your own data: `whiteboard fraud ingest`, `fraud train`, `fraud promote`; the service follows by itself.
+    With traffic a history and a first model are made on the first start, and payments flow from then on. Without:
+    `whiteboard fraud ingest`, `fraud train`, `fraud promote`; the service follows by itself.
     """
     from whiteboard.embedded import EmbeddedStack
     from whiteboard.eventlog import create_topics
@@ -90,6 +101,7 @@ def up(
     options(home)
     console = Console()
     with EmbeddedStack(Settings()) as stack:
+        url = f"http://127.0.0.1:{port}"
         with console.status("starting"):
             settings = stack.start_broker()
             create_topics(settings)
@@ -99,17 +111,39 @@ def up(
                 metrics = free_port()
                 ready = url_answers(f"http://127.0.0.1:{metrics}/metrics")
                 stack.start(f"stream-{number}", "services.stream.worker", "--metrics-port", str(metrics), ready=ready)
-            live = url_answers(f"http://127.0.0.1:{port}/health/live")
+            live = url_answers(f"{url}/health/live")
             stack.start("fraud", "services.fraud.app", "--port", str(port), ready=live)
             stack.start("monitor", "services.monitor.worker", "--metrics-port", str(free_port()))
+        if traffic:
+            from whiteboard.fraud.live import LiveConfig
+
+            _bootstrap(console, settings, LiveConfig.sized(customers))
+            arguments = ("--url", url, "--speed", str(speed), "--metrics-port", str(free_port()))
+            stack.start("traffic", "services.traffic.worker", *arguments)
         console.print(
-            f"fraud service http://127.0.0.1:{port}/docs, Kafka {settings.kafka_bootstrap}, home {settings.home}"
+            f"fraud service {url}/docs, Kafka {settings.kafka_bootstrap}, home {settings.home}", soft_wrap=True
         )
-        console.print("Ctrl-C stops everything. The embedded broker forgets its events; the lake keeps them.")
+        console.print("Ctrl-C stops everything. The embedded broker forgets its events, the lake keeps them.")
         with contextlib.suppress(KeyboardInterrupt):
             while True:
                 stack.check()
                 time.sleep(1)  # nothing to wait for: just the next look
+
+
+def _bootstrap(console: Console, settings: "Settings", config: "LiveConfig") -> None:
+    from rich.progress import Progress
+
+    from pipelines.fraud.bootstrap import bootstrap as run
+
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("history", visible=False)
+        version = run(
+            settings,
+            config,
+            say=lambda step: console.print(step, highlight=False),
+            progress=lambda done, total: bar.update(task, completed=done, total=total, visible=done < total),
+        )
+    console.print(f"version {version} is @champion")
 
 
 @app.command(epilog="Example: whiteboard bootstrap   (stream workers must be running, as after `whiteboard up`)")
@@ -122,24 +156,11 @@ def bootstrap(
 
     Where there is a champion already nothing is done; what was interrupted goes on.
     """
-    from rich.progress import Progress
-
-    from pipelines.fraud.bootstrap import bootstrap as run
     from whiteboard.embedded import connected
     from whiteboard.fraud.live import LiveConfig
     from whiteboard.settings import Settings
 
-    console = Console()
-    config = LiveConfig.sized(customers, history_days, seed)
-    with Progress(console=console, transient=True) as bar:
-        task = bar.add_task("history", visible=False)
-        version = run(
-            connected(Settings()),
-            config,
-            say=lambda step: console.print(step, highlight=False),
-            progress=lambda done, total: bar.update(task, completed=done, total=total, visible=done < total),
-        )
-    console.print(f"version {version} is @champion")
+    _bootstrap(Console(), connected(Settings()), LiveConfig.sized(customers, history_days, seed))
 
 
 @app.command(epilog="Example: whiteboard smoke --url http://127.0.0.1:8001")
@@ -243,6 +264,8 @@ def replay(system: System = "fraud") -> None:
 
 def main() -> None:
     """Runs the command; an error of ours is one line on standard error and exit code 1."""
+    logging.captureWarnings(True)  # of libraries to libraries; their imports undo any filter
+    logging.getLogger("py.warnings").setLevel(logging.ERROR)
     try:
         app()
     except WhiteboardError as error:

@@ -238,7 +238,7 @@ def test_worker_judges_the_days_that_are_over_tells_and_stops_on_sigterm(
 
     try:
         wait_until(lambda: len(windows(settings)) == LIVE - 1, 90, "all days but the newest are judged")
-        wait_until(lambda: f"whiteboard_monitor_parity_compared {LIVE * A_DAY:.1f}" in metrics(), 30)
+        wait_until(lambda: f"whiteboard_monitor_parity_compared_total {LIVE * A_DAY:.1f}" in metrics(), 30)
         assert "whiteboard_ready 1.0" in metrics()
     finally:
         worker.send_signal(signal.SIGTERM)
@@ -251,6 +251,16 @@ def test_worker_judges_the_days_that_are_over_tells_and_stops_on_sigterm(
     assert [(w["parity"]["mismatched"], w["drift"]["drifted"], w["alerts"]) for w in found] == [(0, False, [])] * 3
     reports = settings.monitor_dir / "fraud" / "reports"
     assert sorted(path.name for path in reports.iterdir()) == [f"{day}.html" for day in days(0, 1, 2)]
+
+
+def test_payment_dated_far_ahead_ends_no_day(settings: Settings, calm: Traffic, quick: None) -> None:
+    stray = Traffic(records={topic: list(records) for topic, records in calm.records.items()})
+    last = stray.records[DECISIONS][-1]
+    ahead = msgspec.structs.replace(last.event, event_timestamp=last.event.event_timestamp + timedelta(days=40))
+    stray._append(DECISIONS, ahead, last.event.event_timestamp)
+    sink_all(settings, stray)
+    Monitor(settings, settle_s=0).work()
+    assert [w["day"] for w in windows(settings)] == days(0, 1, 2)
 
 
 def test_once_judges_the_newest_day_too_if_told_so_and_exits(settings: Settings, calm: Traffic) -> None:

@@ -52,6 +52,7 @@ LEAST_FRAUDS = 20  # below it average precision is mostly noise
 QUALITY_DAYS = 3  # of matured decisions, for enough frauds
 REPEAT_AFTER = 7  # windows, until an alert of the same kind on the same version is sent again
 SETTLE_S = 3.0  # from the first decision of a later day until what workers buffer (2 s) is in the lake too
+NEWEST = 5  # decisions that tell which event day it is; their median withstands two strays
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,8 @@ class Monitor:
     def work(self, close_last: bool = False, stop: threading.Event | None = None) -> int:
         """Judges every day that is over; returns how many it judged before `stop` was set.
 
-        A day is over when a later one has begun; with `close_last` all of them are.
+        A day is over when a later one has begun: when most of the newest decisions are about it, since a single payment
+        may be dated anywhere. With `close_last` all days are over.
         """
         judged = 0
         with connect() as connection:
@@ -112,14 +114,15 @@ class Monitor:
     def _waiting(self, connection: duckdb.DuckDBPyConnection, close_last: bool) -> list[date]:
         """The days to judge, in order. A decision that came after its day was judged is in no window."""
         done = date.fromisoformat(self._windows[-1]["day"]) if self._windows else None
-        now_s = datetime.now(UTC).timestamp()
-        query = (
-            f"SELECT {_DAY}, min(epoch(created_timestamp)) < {now_s - self._settle_s} "
-            f"FROM {self._decisions(done)} GROUP BY 1 ORDER BY 1"
-        )
-        begun = connection.sql(query).fetchall()
-        over = max((day for day, settled in begun if settled), default=date.min)
-        return [day for day, _ in begun if (close_last or day < over) and (done is None or day > done)]
+        settled_s = datetime.now(UTC).timestamp() - self._settle_s
+        decisions = self._decisions(done)
+        begun = connection.sql(f"SELECT DISTINCT {_DAY} AS day FROM {decisions} ORDER BY day").fetchall()
+        ((present,),) = connection.sql(
+            f"SELECT quantile_disc(day, 0.5) FROM (SELECT {_DAY} AS day FROM {decisions} "
+            f"WHERE epoch(created_timestamp) < {settled_s} ORDER BY created_timestamp DESC LIMIT {NEWEST})"
+        ).fetchall()
+        over = present or date.min
+        return [day for (day,) in begun if (close_last or day < over) and (done is None or day > done)]
 
     def _decisions(self, since: date | None = None) -> str:
         return self._lake.relation(DECISIONS, Decision, since)
