@@ -257,7 +257,7 @@ def test_payment_dated_far_ahead_ends_no_day(settings: Settings, calm: Traffic, 
     stray = Traffic(records={topic: list(records) for topic, records in calm.records.items()})
     last = stray.records[DECISIONS][-1]
     ahead = msgspec.structs.replace(last.event, event_timestamp=last.event.event_timestamp + timedelta(days=40))
-    stray._append(DECISIONS, ahead, last.event.event_timestamp)
+    stray._append(DECISIONS, ahead, last.event.event_timestamp + timedelta(seconds=1))
     sink_all(settings, stray)
     Monitor(settings, settle_s=0).work()
     assert [w["day"] for w in windows(settings)] == days(0, 1, 2)
