@@ -43,7 +43,7 @@ class Settings(BaseSettings):
     )
 
     trace_log_share: float = Field(
-        1.0, ge=0, le=1, description="share of traces of which each process writes log lines; 13 µs a line"
+        1.0, ge=0, le=1, description="share of traces of which each process writes log lines; a line takes 12 µs"
     )
 
     @property

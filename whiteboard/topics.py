@@ -14,6 +14,7 @@ from kafka import KafkaAdminClient
 from kafka import errors as kafka_errors
 
 from whiteboard.errors import EventLogUnavailableError, SettingsError
+from whiteboard.kafkaclient import CREDENTIALS_REFUSED, TellingClient
 from whiteboard.settings import Settings
 
 Position = tuple[str, int]  # (topic, partition)
@@ -24,6 +25,8 @@ KEEP = -1
 # would delete it at once. The log is bounded by size instead, and the lake is the archive.
 RETENTION_BYTES = 4 * 1024**3
 ANSWER_TIMEOUT_MS = 10_000
+# Of three replicas two must have an event before it is acknowledged: one broker may be lost, and nothing with it.
+REPLICAS_TO_LOSE_ONE, IN_SYNC = 3, 2
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,12 @@ def client_config(settings: Settings, client_id: str) -> dict[str, Any]:
     """What every kafka-python client is given: where the brokers are and how to be let in."""
     if not settings.kafka_bootstrap:
         raise SettingsError("kafka_bootstrap is empty: set WHITEBOARD_KAFKA_BOOTSTRAP, or start the embedded broker")
+    sasl = (settings.kafka_sasl_mechanism, settings.kafka_sasl_username, settings.kafka_sasl_password)
+    if settings.kafka_security_protocol.startswith("SASL") and None in sasl:
+        raise SettingsError(
+            f"kafka_security_protocol is {settings.kafka_security_protocol}, which also needs "
+            "WHITEBOARD_KAFKA_SASL_MECHANISM, WHITEBOARD_KAFKA_SASL_USERNAME and WHITEBOARD_KAFKA_SASL_PASSWORD"
+        )
     password = settings.kafka_sasl_password
     optional = {
         "sasl_mechanism": settings.kafka_sasl_mechanism,
@@ -73,6 +82,7 @@ def client_config(settings: Settings, client_id: str) -> dict[str, Any]:
     return {
         "bootstrap_servers": settings.kafka_bootstrap.split(","),
         "client_id": client_id,
+        "kafka_client": TellingClient,
         "security_protocol": settings.kafka_security_protocol,
         "ssl_check_hostname": settings.kafka_ssl_check_hostname,
         "bootstrap_timeout_ms": 5_000,
@@ -86,9 +96,16 @@ def reaching(settings: Settings) -> Iterator[None]:
     """Turns the client library's errors into EventLogUnavailableError, naming the brokers that were asked."""
     try:
         yield
+    except CREDENTIALS_REFUSED as error:
+        user, how = settings.kafka_sasl_username, settings.kafka_sasl_mechanism
+        raise EventLogUnavailableError(
+            f"the event log at {settings.kafka_bootstrap} does not let user {user!r} in by {how}; "
+            "check WHITEBOARD_KAFKA_SASL_USERNAME, _PASSWORD and _MECHANISM"
+        ) from error
     except kafka_errors.KafkaError as error:
         where, what = settings.kafka_bootstrap, str(error) or type(error).__name__
-        raise EventLogUnavailableError(f"the event log at {where} does not answer: {what}") from error
+        cure = "; is WHITEBOARD_KAFKA_SSL_CAFILE that of its certificate?" if "CERTIFICATE_VERIFY" in what else ""
+        raise EventLogUnavailableError(f"the event log at {where} does not answer: {what}{cure}") from error
 
 
 @contextmanager
@@ -114,11 +131,7 @@ def create_topics(settings: Settings) -> list[str]:
             topic.name: {
                 "num_partitions": topic.partitions or settings.kafka_partitions,
                 "replication_factor": settings.kafka_replication_factor,
-                "configs": {
-                    "retention.ms": str(topic.retention_ms),
-                    "retention.bytes": str(RETENTION_BYTES),
-                    "cleanup.policy": topic.cleanup_policy,
-                },
+                "configs": _configs(topic, settings.kafka_replication_factor),
             }
             for topic in TOPICS.values()
             if topic.name not in present
@@ -128,6 +141,17 @@ def create_topics(settings: Settings) -> list[str]:
                 admin.create_topics(missing)
             admin.wait_for_topics(list(missing))
     return list(missing)
+
+
+def _configs(topic: Topic, replication_factor: int) -> dict[str, str]:
+    configs = {
+        "retention.ms": str(topic.retention_ms),
+        "retention.bytes": str(RETENTION_BYTES),
+        "cleanup.policy": topic.cleanup_policy,
+    }
+    if replication_factor >= REPLICAS_TO_LOSE_ONE:
+        configs["min.insync.replicas"] = str(IN_SYNC)
+    return configs
 
 
 def log_ids(settings: Settings, topics: Collection[str]) -> dict[str, str]:

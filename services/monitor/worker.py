@@ -54,8 +54,8 @@ def main(
     while not stop.is_set():
         BEAT.set_to_current_time()
         try:
-            monitor.follow()
             monitor.work(stop=stop)
+            monitor.follow()  # last: days are judged without a registry, too
         except WhiteboardError as error:
             log.warning("tried in vain", extra={"error": str(error)})
         stop.wait(every_s)

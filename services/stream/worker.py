@@ -94,6 +94,8 @@ class StreamWorker:
         for topic in routes.topics:  # from zero: an increase is seen only in what was there before
             EVENTS.labels(topic)
             DEAD.labels(topic)
+        for route in routes.folded:
+            REPLAYED.labels(route.topic)
 
     def run(self, stop: threading.Event) -> None:
         """Works until `stop` is set, then commits what it has done."""
@@ -197,7 +199,11 @@ class StreamWorker:
     def _commit(self) -> None:
         self._sink.flush()
         if self._pushed:
-            self._consumer.commit(self._pushed)
+            try:
+                self._consumer.commit(self._pushed)
+            except EventLogUnavailableError as error:  # they are hints, and are left the next time
+                log.warning("positions not committed", extra={"reason": str(error)})
+                return
             self._pushed = {}
 
     def _assigned(self, partitions: set[tuple[str, int]]) -> None:
@@ -224,7 +230,13 @@ class StreamWorker:
             LAG.labels(topic, str(partition)).set(records)
 
     def _check_log(self) -> None:
-        if (present := log_ids(self._settings, self._routes.topics)) != self._log_ids:
+        try:
+            present = log_ids(self._settings, self._routes.topics)
+        except EventLogUnavailableError as error:
+            if error.__cause__ is None:  # a broker answers, and a topic is gone
+                raise
+            return
+        if present != self._log_ids:
             changed = sorted(t for t in present if present[t] != self._log_ids.get(t))
             raise LogReplacedError(f"the event log was begun anew ({', '.join(changed)}); restart the worker")
 

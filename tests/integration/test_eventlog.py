@@ -1,5 +1,8 @@
+"""The contract of `whiteboard.eventlog`, on each broker."""
+
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,6 +29,7 @@ from whiteboard.eventlog import (
 from whiteboard.fraud.events import LABELS, SCHEMAS, TRANSACTIONS, Transaction
 from whiteboard.settings import Settings
 
+BROKERS = ("tansu", "kafka")
 START = datetime(2019, 5, 1, tzinfo=UTC)
 START_US = int(START.timestamp()) * 1_000_000
 SCHEMA = {"schema": b"fraud.transaction.v1", "trace": b"t"}
@@ -71,7 +75,7 @@ class Reader:
             batch = self.consumer.poll(timeout_s=0.2)
             self.records += batch.records
             self.positions |= batch.positions
-            self.dead += batch.dead
+            self.dead += sum(batch.dead.values())
 
 
 @pytest.fixture(scope="module")
@@ -224,6 +228,32 @@ def test_a_group_reads_on_where_it_committed(fresh_broker: Settings) -> None:
     assert {record.event.transaction_id for record in second.records} == {f"t-{n}" for n in range(50, 60)}
 
 
+def test_lag_is_what_was_not_yet_returned_by_partition(fresh_broker: Settings, broker_kind: str) -> None:
+    batches = (range(20), range(20, 40), range(40, 60))
+    send(fresh_broker, batches[0])
+    with EventConsumer(fresh_broker, [TRANSACTIONS], "lagging", SCHEMAS) as consumer:
+        assert consumer.lag() == {}, "nothing is assigned before the first poll"
+        reader = Reader(consumer)
+        reader.read(20)
+        assert consumer.lag() == {at: 0 for at in consumer.assignment()}
+        assert len(consumer.assignment()) == 4
+        for batch in batches[1:]:
+            send(fresh_broker, batch)
+        before = consumer.lag()
+        some = consumer.poll(timeout_s=5, max_records=7)
+        after = consumer.lag()
+        reader.records += some.records
+        reader.read(60)
+        unread = Counter((record.topic, record.partition) for record in reader.records[20:])
+        returned = Counter((record.topic, record.partition) for record in some.records)
+        if broker_kind == "kafka":
+            assert before == unread
+            assert after == {at: unread[at] - returned[at] for at in unread}
+        else:  # see test_broker_differences.py
+            assert all(0 <= before[at] <= unread[at] for at in unread)
+        assert consumer.lag() == {at: 0 for at in consumer.assignment()}
+
+
 @contextmanager
 def reading(reader: Reader) -> Iterator[None]:
     """Polls in a thread of its own: members of a group that take turns in one thread would keep each other waiting."""
@@ -309,6 +339,13 @@ def test_a_producer_counts_and_never_holds_more_events_than_it_may(broker: Setti
             assert producer.sent - producer.acked <= 10
         producer.flush()
         assert (producer.sent, producer.acked, producer.failed) == (100, 100, 0)
+
+
+def test_a_producer_that_gave_its_id_up_goes_on_with_another(broker: Settings) -> None:
+    with EventProducer(broker, "test", SCHEMAS) as producer:
+        producer.send(TRANSACTIONS, payment(1, 1), key="c-1").get(10)
+        producer._producer._transaction_manager.reset_producer_id()  # as when an event was not acknowledged in time
+        producer.send(TRANSACTIONS, payment(2, 1), key="c-1").get(10)
 
 
 def test_an_event_that_is_too_large_or_of_no_known_schema_is_refused(broker: Settings) -> None:

@@ -1,9 +1,9 @@
-"""The stream worker on a real broker: killed, paused and restarted, nothing is lost and nothing is doubled."""
+"""The stream worker on each broker: killed, paused and restarted, nothing is lost and nothing is doubled."""
 
 import os
 import signal
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -11,6 +11,7 @@ from random import Random
 import pandas as pd
 import pytest
 
+from tests.integration.kafka.cluster import LocalKafka, begin_log_anew
 from whiteboard.deadletters import list_dead_letters
 from whiteboard.embedded import EmbeddedStack
 from whiteboard.eventlog import EventProducer, create_topics, log_ids
@@ -24,14 +25,27 @@ from whiteboard.processes import wait_until
 from whiteboard.settings import Settings
 from whiteboard.windows import EntityFold, Row
 
+BROKERS = ("tansu", "kafka")
 SLICES = 12
 KILLS = {2, 5, 6, 9}
 MALFORMED = 14
 
 
+NewLog = Callable[[], str]
+
+
 @pytest.fixture
-def stack(tmp_path: Path) -> Iterator[EmbeddedStack]:
-    with EmbeddedStack(Settings(home=tmp_path)) as stack:
+def new_log(broker_kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> NewLog:
+    """`new_log()` is the address of an Apache Kafka with empty topics; "" leaves it to the stack to start a Tansu."""
+    if broker_kind == "tansu":
+        return lambda: ""
+    kafka: LocalKafka = request.getfixturevalue("kafka")
+    return lambda: begin_log_anew(kafka.settings(tmp_path)).kafka_bootstrap
+
+
+@pytest.fixture
+def stack(tmp_path: Path, new_log: NewLog) -> Iterator[EmbeddedStack]:
+    with EmbeddedStack(Settings(home=tmp_path, kafka_bootstrap=new_log())) as stack:
         stack.start_broker()
         create_topics(stack.connected)
         FeatureStore.apply(stack.connected)
@@ -141,15 +155,15 @@ def rows_and_lake(store: FeatureStore, lake: Lake) -> tuple[float, float, int]:
     )
 
 
-def test_rows_of_a_lost_log_are_rebuilt_from_the_lake_and_new_offsets_count(tmp_path: Path) -> None:
+def test_rows_of_a_lost_log_are_rebuilt_from_the_lake_and_new_offsets_count(tmp_path: Path, new_log: NewLog) -> None:
     row = {"customer_id": "c-1", "terminal_id": "m-1", "amount": 10.0, "is_fraud": False}
     made = [
         row | {"transaction_id": f"t-{i}", "event_timestamp": t, "created_timestamp": t}
         for i, t in enumerate(LOST_AT + pd.Timedelta(minutes=i) for i in range(6))
     ]
     ids = []
-    for part in (made[:4], made[4:]):  # the embedded broker forgets everything in between
-        with EmbeddedStack(Settings(home=tmp_path)) as stack:
+    for part in (made[:4], made[4:]):  # in between the embedded broker forgets everything, or topics are deleted
+        with EmbeddedStack(Settings(home=tmp_path, kafka_bootstrap=new_log())) as stack:
             settings = stack.start_broker()
             create_topics(settings)
             store, lake = FeatureStore.apply(settings), Lake(settings.lake_dir)

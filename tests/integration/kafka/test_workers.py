@@ -1,0 +1,125 @@
+"""Stream workers while members come and go and the broker is killed: each payment once in lake and rows."""
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from kafka import KafkaAdminClient
+from kafka import errors as kafka_errors
+
+from tests.integration.kafka.cluster import LocalKafka, begin_log_anew
+from tests.integration.test_stream import content, expected_rows
+from whiteboard.embedded import EmbeddedStack
+from whiteboard.eventlog import EventProducer, client_config
+from whiteboard.featurestore import FeatureStore
+from whiteboard.fraud.events import SCHEMAS, TRANSACTIONS, Transaction
+from whiteboard.fraud.features import CUSTOMER_FOLD, TERMINAL_FOLD
+from whiteboard.lake import Lake, connect
+from whiteboard.processes import wait_until
+from whiteboard.settings import Settings
+
+START = datetime(2026, 1, 5, tzinfo=UTC)
+PACE_S = 0.005  # between two payments: some hundred while a broker is away
+
+
+@dataclass
+class Traffic:
+    """Payments that are sent until one stops it, and which of them were acknowledged."""
+
+    producer: EventProducer
+    stop: threading.Event = field(default_factory=threading.Event)
+    acknowledged: set[str] = field(default_factory=set)
+
+    def run(self) -> None:
+        number = 0
+        while not self.stop.wait(PACE_S):
+            event = Transaction(
+                transaction_id=f"t-{number}",
+                event_timestamp=START + timedelta(seconds=number),
+                customer_id=f"c-{number % 20}",
+                terminal_id=f"m-{number % 7}",
+                amount=number % 100 + 1,
+            )
+            sent = self.producer.send(TRANSACTIONS, event, key=event.customer_id)
+            sent.add_callback(lambda _, name=event.transaction_id: self.acknowledged.add(name))
+            number += 1
+
+    def goes_on(self) -> None:
+        """Returns once some more payments are acknowledged."""
+        enough = len(self.acknowledged) + 50
+        wait_until(lambda: len(self.acknowledged) >= enough, "payments are acknowledged", 60)
+
+
+@contextmanager
+def traffic(settings: Settings) -> Iterator[Traffic]:
+    with EventProducer(settings, "test", SCHEMAS) as producer:
+        traffic = Traffic(producer)
+        thread = threading.Thread(target=traffic.run)
+        thread.start()
+        try:
+            yield traffic
+        finally:
+            traffic.stop.set()
+            thread.join()
+
+
+def shares(settings: Settings) -> list[int]:
+    """How many partitions of the payments each worker reads, as the broker tells it; empty until it can."""
+    with KafkaAdminClient(**client_config(settings, "test")) as admin, suppress(kafka_errors.KafkaError):
+        members = admin.describe_groups(["stream"])["stream"]["members"]
+        assignments = [member["member_assignment"] for member in members if member["member_assignment"]]
+        topics = [topic for assignment in assignments for topic in assignment["assigned_partitions"]]
+        return sorted(len(topic["partitions"]) for topic in topics if topic["topic"] == TRANSACTIONS)
+    return []
+
+
+def test_payments_are_counted_once_while_workers_join_and_die_and_the_broker_restarts(
+    kafka: LocalKafka, tmp_path: Path
+) -> None:
+    settings = begin_log_anew(kafka.settings(tmp_path))
+    store, lake = FeatureStore.apply(settings), Lake(settings.lake_dir)
+    with EmbeddedStack(settings) as stack, traffic(settings) as sent:
+        for number in (1, 2):
+            stack.start(f"stream-{number}", "services.stream.worker", "--metrics-port", "0")
+        wait_until(lambda: shares(settings) == [2, 2], "two workers share four partitions", 60)
+
+        stack.start("stream-3", "services.stream.worker", "--metrics-port", "0")
+        wait_until(lambda: shares(settings) == [1, 1, 2], "a third has its share", 60)
+        sent.goes_on()
+
+        kafka.kill()
+        kafka.start()
+        sent.goes_on()
+        stack.check()
+
+        stack.process("stream-1").kill()
+        wait_until(lambda: shares(settings) == [2, 2], "the others have taken over", 60)
+        sent.goes_on()
+        sent.stop.set()
+        sent.producer.flush()
+
+        assert sent.producer.failed == 0
+        total = len(sent.acknowledged)
+        wait_until(lambda: sum(lake.coverage(TRANSACTIONS).values()) == total, "all payments are in the lake", 60)
+        with connect() as connection:
+            found = connection.sql(f"SELECT transaction_id FROM {lake.relation(TRANSACTIONS, Transaction)}").fetchall()
+        assert Counter(name for (name,) in found) == Counter(sent.acknowledged)
+
+        for view, fold, key in (
+            ("fraud_customer", CUSTOMER_FOLD, "customer_id"),
+            ("fraud_terminal", TERMINAL_FOLD, "terminal_id"),
+        ):
+            expected = expected_rows(lake, fold, key, {TRANSACTIONS: Transaction})
+
+            def equal() -> bool:
+                stored = store.states(view).read(list(expected))  # noqa: B023
+                rows = zip(expected.values(), stored, strict=True)  # noqa: B023
+                return all(content(row) == content(fold.decode(state)) for row, state in rows)  # noqa: B023
+
+            wait_until(equal, f"every row of {view} equals that of an undisturbed run", 60)
+        for name in ("stream-2", "stream-3"):
+            assert stack.process(name).alive, stack.process(name).tail()

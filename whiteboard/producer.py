@@ -1,0 +1,171 @@
+"""Writes events to the log.
+
+with EventProducer(settings, "fraud-service", SCHEMAS) as producer:
+    producer.send("fraud.transactions", payment, key=payment.customer_id)    # leaving waits for acknowledgements
+"""
+
+import logging
+import threading
+from collections.abc import Mapping
+from typing import Self
+
+import msgspec
+from kafka import KafkaProducer
+from kafka import errors as kafka_errors
+from kafka.future import Future
+from kafka.producer.transaction_manager import TransactionState
+from msgspec import Struct
+
+from whiteboard.errors import EventError, EventLogUnavailableError
+from whiteboard.settings import Settings
+from whiteboard.topics import ANSWER_TIMEOUT_MS, client_config, reaching
+
+log = logging.getLogger("whiteboard")
+
+BATCH_BYTES = 128 * 1024
+
+
+class EventProducer:
+    """Writes events; idempotent, acknowledged by all replicas. Safe to share between threads.
+
+    `linger_ms` is how long an event may wait for others to share its batch: a few for a service, 20 for bulk.
+    `max_block_ms` bounds the wait for a topic's partitions when it is first written to. `sent`, `acked` and `failed`
+    count events. Raises EventLogUnavailableError at once if no broker answers.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        client_id: str,
+        schemas: Mapping[str, type[Struct]],
+        *,
+        linger_ms: int = 2,
+        max_block_ms: int = ANSWER_TIMEOUT_MS,
+        max_pending: int = 20_000,
+    ) -> None:
+        self._settings, self._max_pending = settings, max_pending
+        self._schemas = {event_type: schema for schema, event_type in schemas.items()}
+        self._encode = msgspec.json.Encoder().encode
+        self._lock = threading.Lock()
+        self.sent = self.acked = self.failed = 0
+        self._error: BaseException | None = None
+        with reaching(settings):
+            self._producer = KafkaProducer(
+                **client_config(settings, client_id),
+                linger_ms=linger_ms,
+                max_block_ms=max_block_ms,
+                batch_size=BATCH_BYTES,
+                compression_type=None if settings.kafka_compression == "none" else settings.kafka_compression,
+                delivery_timeout_ms=30_000,
+                allow_auto_create_topics=False,
+                metrics_enabled=False,
+            )
+        _ask_for_new_ids(self._producer)
+
+    def send(
+        self,
+        topic: str,
+        event: Struct,
+        *,
+        key: str,
+        schema: str | None = None,
+        created_us: int | None = None,
+        trace: str = "",
+        headers: Mapping[str, bytes] | None = None,
+    ) -> Future:
+        """The future acknowledgement of `event`, now on its way to the partition of `key`.
+
+        `created_us` says when the event became known (default: now). Blocks while `max_pending` events are under way.
+        """
+        name = schema or self._schemas.get(type(event))
+        if name is None:
+            known = ", ".join(self._schemas.values())
+            raise EventError(f"{type(event).__name__} has no schema here; this producer writes {known}")
+        all_headers = {**(headers or {}), "schema": name.encode(), "trace": trace.encode()}
+        return self.send_raw(topic, key, self._encode(event), all_headers, created_us=created_us)
+
+    def send_raw(
+        self,
+        topic: str,
+        key: str | bytes | None,
+        value: bytes | None,
+        headers: Mapping[str, bytes],
+        *,
+        created_us: int | None = None,
+    ) -> Future:
+        """The future acknowledgement of bytes written as they are; nothing is checked."""
+        if self.sent - self.acked - self.failed >= self._max_pending:
+            self.flush()
+        timestamp_ms = None if created_us is None else created_us // 1000
+        raw_key = key.encode() if isinstance(key, str) else key
+        try:
+            with reaching(self._settings):
+                future = self._producer.send(
+                    topic, key=raw_key, value=value, headers=list(headers.items()), timestamp_ms=timestamp_ms
+                )
+        except EventLogUnavailableError as error:
+            if isinstance(error.__cause__, kafka_errors.MessageSizeTooLargeError):
+                raise EventError(f"an event for {topic} is too large: {error.__cause__}") from error
+            raise
+        with self._lock:
+            self.sent += 1
+        return future.add_both(self._done)
+
+    def flush(self, timeout_s: float = 30.0) -> None:
+        """Returns once everything sent so far is acknowledged.
+
+        Raises EventLogUnavailableError if that takes longer, or if an event sent since the last flush was refused.
+        """
+        try:
+            with reaching(self._settings):
+                self._producer.flush(timeout_s)
+        except EventLogUnavailableError as late:
+            waiting, where = self.sent - self.acked - self.failed, self._settings.kafka_bootstrap
+            raise EventLogUnavailableError(
+                f"{waiting} events were not acknowledged within {timeout_s:g} s by the event log at {where}"
+            ) from late.__cause__
+        error, self._error = self._error, None
+        if error is not None:
+            raise EventLogUnavailableError(f"an event was not acknowledged: {error!r}") from error
+
+    def close(self, timeout_s: float = 10.0) -> None:
+        """Sends what is still waiting, then leaves; what cannot be sent in time is given up, and logged."""
+        try:
+            self._producer.close(timeout_s)
+        except kafka_errors.KafkaTimeoutError:
+            log.error("events were not sent before closing", extra={"unsent": self.sent - self.acked - self.failed})
+            self._producer._sender.force_close()  # else its thread would go on trying for ever
+            self._producer.close(timeout_s)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, error: object, *_: object) -> None:
+        try:
+            if error is None:
+                self.flush()
+        finally:
+            self.close()
+
+    def _done(self, outcome: object) -> None:  # runs in the client's one sender thread
+        if isinstance(outcome, BaseException):
+            self.failed += 1
+            self._error = outcome
+        else:
+            self.acked += 1
+
+
+def _ask_for_new_ids(producer: KafkaProducer) -> None:
+    """Has the client ask for another producer id when it gave its own up.
+
+    It does so when events were not acknowledged in time, since it cannot know whether they were written. kafka-python
+    3.0.12 then still takes itself for initialised and waits for the other id for ever.
+    """
+    sequences = producer._transaction_manager
+    give_up = sequences.reset_producer_id
+
+    def give_up_and_ask() -> None:
+        give_up()
+        sequences._current_state = TransactionState.UNINITIALIZED
+
+    sequences.reset_producer_id = give_up_and_ask
