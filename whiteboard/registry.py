@@ -117,9 +117,9 @@ class Registry:
     ) -> VersionRef:
         """Logs a run with its model files and registers them as a new version, to which `alias` then points.
 
-        The version has the tags of the run from the moment it exists, so `find` knows it even if this process is
-        killed right after. `model_dir` gets a manifest with the sha256 of each file. MLflow's users load the version as a pyfunc through
-        `loader_module`; `requirements` are pip's (inferring them takes MLflow a quarter of a minute).
+        The version has the tags of the run from the moment it exists: `find` finds it even if this process is killed
+        right after. `model_dir` gets a manifest with the sha256 of each file. MLflow's users load the version as a
+        pyfunc through `loader_module`; `requirements` are pip's (inferring them takes MLflow a quarter of a minute).
         """
         import mlflow.pyfunc
 
@@ -254,7 +254,9 @@ class Registry:
         with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as temporary, _asking(self._uri):
             from mlflow.artifacts import download_artifacts
 
-            root = Path(download_artifacts(artifact_uri=ref.source, dst_path=temporary, tracking_uri=self._uri))
+            # Not ref.source, `models:/m-…`: MLflow looks that up at the default registry, whichever it is told.
+            stored = self._client.get_model_version_download_uri(ref.name, ref.version)
+            root = Path(download_artifacts(artifact_uri=stored, dst_path=temporary, tracking_uri=self._uri))
             found = next(root.rglob(MANIFEST), None)
             if found is None or not intact(found.parent, ref.digest):
                 raise ModelError(

@@ -17,6 +17,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 from pipelines.fraud.dataset import Dataset
+from pipelines.fraud.gates import Limits
 from pipelines.fraud.package import identity, identity_of
 from pipelines.fraud.promote import Verdict, promote
 from pipelines.fraud.train import TrainConfig
@@ -93,7 +94,7 @@ def evaluate(settings: Settings, day: date) -> VersionRef:
         return register(settings, candidate)
 
 
-def judge(settings: Settings, day: date) -> Verdict:
+def judge(settings: Settings, day: date, limits: Limits | None = None) -> Verdict:
     """The verdict on the version of that day: as it was recorded or, the first time, by the gates.
 
     A recorded verdict moves no alias: what has happened since (a newer champion, a rollback by hand) stays.
@@ -103,8 +104,11 @@ def judge(settings: Settings, day: date) -> Verdict:
     with _alone(settings):
         ref = Registry(settings).find(SYSTEM, own)
         if ref is None:
-            raise ModelError(f"the candidate of {day} is not registered; `whiteboard fraud evaluate --as-of {day}` does it")
-        return Verdict.recorded(ref) or promote(settings, ref.version)
+            raise ModelError(
+                f"the candidate of {day} is not registered; `whiteboard fraud evaluate --as-of {day}` does it"
+            )
+        final = Verdict.written(ref) if "gates" in ref.tags else None
+        return final or promote(settings, ref.version, limits=limits)
 
 
 def _identity(candidate: Path) -> dict[str, str]:

@@ -4,7 +4,7 @@
     HOME/lake/fraud.scores/date=2026-02-20/version-3.parquet: transaction_id, event_timestamp, customer_id, terminal_id,
                                                               amount, fraud_probability, decision, model_version
 
-The same day scored again gives the same file, with whatever has arrived late since. See `on_duty` for which model it is.
+The same day scored again gives the same file, with whatever has arrived late since. `on_duty` says which model it is.
 """
 
 from datetime import date, datetime, timedelta
@@ -72,6 +72,10 @@ def on_duty(registry: Registry, day: date) -> VersionRef:
     if champion is None:
         raise ModelError("there is no champion to score with; train and promote a version first")
     promoted = [ref for ref in registry.versions(SYSTEM) if ref.tags.get("gates") == "promoted"]
-    served = [ref for ref in promoted if knows_until(ref) <= knows_until(champion)] or [champion]
+    served = [champion, *(ref for ref in promoted if knows_until(ref) <= knows_until(champion))]
     before = [ref for ref in served if knows_until(ref).date() < day]
-    return max(before, key=knows_until) if before else min(served, key=knows_until)
+
+    def knowledge(ref: VersionRef) -> tuple[datetime, int]:
+        return knows_until(ref), int(ref.version)
+
+    return max(before, key=knowledge) if before else min(served, key=knowledge)

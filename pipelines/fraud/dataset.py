@@ -23,7 +23,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from whiteboard.errors import ModelError, NotEnoughDataError
-from whiteboard.featurestore import FeatureStore
 from whiteboard.fraud.events import DECISIONS, LABELS, TRANSACTIONS, Decision, Label, Transaction
 from whiteboard.fraud.features import FEATURES, point_in_time_sql
 from whiteboard.lake import Lake, connect
@@ -118,6 +117,8 @@ def build(settings: Settings, as_of: datetime | None = None) -> Dataset:
     Writes the features of the labelled payments as the batch source of the Feast views and draws the set through
     Feast. Raises NotEnoughDataError when nothing is labelled, FeatureStoreError when Feast lost or doubled a row.
     """
+    from whiteboard.featurestore import FeatureStore
+
     as_of = as_of or datetime.now(UTC)
     lake, store = Lake(settings.lake_dir), FeatureStore(settings)
     with connect() as connection:

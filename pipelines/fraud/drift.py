@@ -1,7 +1,7 @@
 """What the monitor wrote about the days that it has judged, and whether one of them asks for a retrain.
 
-    asks_for_retrain(settings, date(2026, 3, 4))
-    ["31% of the features drifted, above all customer_mean_7d, …"]
+asks_for_retrain(settings, date(2026, 3, 4))
+["31% of the features drifted, above all customer_mean_7d, …"]
 """
 
 import json

@@ -4,7 +4,7 @@ model/model.txt  model.json      the model
 model/holdout.parquet            the newest labelled slice, which neither it nor its predecessors learnt from
 model/reference.parquet          what the features looked like lately
 notes/params.json, …             what explains it: parameters, features, ablation, slices, costs, data
-identity.json                    {"as_of": "2026-03-04T23:59:59.999999+00:00", "data_fingerprint": "9f2c…", "config": "51b0…"}
+identity.json                    {"as_of": "2026-03-04T23:59:59.999999+00:00", "data_fingerprint": "9f2c…", …}
 
 The identity goes with the version as its tags. A candidate whose identity is in the registry was registered before: by
 a run that was repeated, or killed on its way.

@@ -45,18 +45,15 @@ class Verdict:
         return "; ".join(f"{gate.name}: {gate.reason}" for gate in decisive)
 
     @classmethod
-    def recorded(cls, ref: VersionRef) -> "Verdict | None":
-        """The verdict that was written on the version, without its figures; None if it was never judged to the end."""
-        if "gates" not in ref.tags:
-            return None
-        gates = []
-        for name, (outcome, _, reason) in (
-            (tag.removeprefix("gate."), text.partition(": "))
-            for tag, text in sorted(ref.tags.items())
-            if tag.startswith("gate.")
-        ):
-            gates.append(Gate(name, outcome == "passed", reason))
-        return cls(ref.version, ref.tags.get("gates.against"), gates)
+    def written(cls, ref: VersionRef) -> "Verdict | None":
+        """The verdict in the tags of the version, without its figures; None for one that no gate has seen.
+
+        It is final once the tag `gates` is there too.
+        """
+        texts = {tag.removeprefix("gate."): text for tag, text in sorted(ref.tags.items()) if tag.startswith("gate.")}
+        split = [(name, *text.partition(": ")) for name, text in texts.items()]
+        gates = [Gate(name, outcome == "passed", reason) for name, outcome, _, reason in split]
+        return cls(ref.version, ref.tags.get("gates.against") or None, gates) if gates else None
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "promoted": self.promoted, "reason": self.reason}
@@ -90,9 +87,11 @@ def promote(
         raise ModelError(f"there is no version {version or '@challenger'} of {SYSTEM}; train one first")
     champion = registry.champion(SYSTEM)
     if champion is not None and champion.version == ref.version:
-        if Verdict.recorded(ref) is not None:
+        unfinished = Verdict.written(ref)
+        if unfinished is None or "gates" in ref.tags:
             raise ModelError(f"version {ref.version} is the champion already; train a new one to compare with it")
-        champion = _predecessor(registry, ref)  # killed after the alias moved
+        _record(registry, ref, unfinished)  # killed after the alias had moved
+        return unfinished
     if parity_mismatches is None:
         parity_mismatches = last_parity(settings)
     verdict = judge(registry, ref, champion, parity_mismatches, limits or Limits())
@@ -110,12 +109,6 @@ def _record(registry: Registry, ref: VersionRef, verdict: Verdict) -> None:
     if challenger is not None and challenger.version == ref.version:
         registry.remove_alias(SYSTEM, CHALLENGER)
     registry.tag(ref, {"gates": "promoted" if verdict.promoted else "refused"})
-
-
-def _predecessor(registry: Registry, ref: VersionRef) -> VersionRef | None:
-    """The version that `ref` was compared with before it was made champion."""
-    version = ref.tags.get("gates.against")
-    return registry.version(SYSTEM, version) if version else None
 
 
 def judge(

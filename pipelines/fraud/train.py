@@ -112,8 +112,8 @@ def train(
 ) -> Registered:
     """Fits, evaluates and registers a model as @challenger; `say` hears what is being done.
 
-    What was trained before on the same data with the same settings is found and not registered twice. Raises NotEnoughDataError when the frauds do not suffice
-    for the slices.
+    What was trained before on the same data with the same settings is found and not registered twice. Raises
+    NotEnoughDataError when the frauds do not suffice for the slices.
     """
     began = time.perf_counter()
     config = config or TrainConfig()

@@ -89,6 +89,19 @@ def test_an_alias_moves_and_others_see_it_at_once(settings: Settings) -> None:
     assert text_of(service.download(after)) == "second"
 
 
+def test_a_process_that_has_registered_nothing_downloads_from_the_registry_that_it_was_given(
+    settings: Settings, tmp_path: Path
+) -> None:
+    import mlflow
+
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/default.db")
+    registry = Registry(settings)
+    ref = registry.champion(NAME)
+    assert ref is not None
+    assert text_of(registry.download(ref)) == "first"
+    assert not (tmp_path / "default.db").exists()
+
+
 def test_an_alias_can_be_taken_away(settings: Settings) -> None:
     registry = Registry(settings)
     registry.remove_alias(NAME, CHALLENGER)

@@ -1,5 +1,7 @@
 """`whiteboard fraud …`: one command a stage, the same verbs in every system."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +16,23 @@ TransactionsFile = Annotated[
     typer.Option("--transactions", exists=True, dir_okay=False, help="Parquet or CSV, see the README for its columns"),
 ]
 Day = Annotated[datetime, typer.Option(formats=["%Y-%m-%d"])]
+AsOf = Annotated[
+    datetime, typer.Option("--as-of", formats=["%Y-%m-%d"], help="use only what was known when that day ended (UTC)")
+]
+Tuning = Annotated[float, typer.Option(min=0, help="seconds for Optuna; 0 keeps the defaults")]
+
+NOTHING = 99  # the exit code of "no": refused, no drift, no data yet. Airflow's BashOperator shows it as skipped.
+
+
+@contextmanager
+def _too_little_is_no_error() -> Iterator[None]:
+    from whiteboard.errors import NotEnoughDataError
+
+    try:
+        yield
+    except NotEnoughDataError as error:
+        Console().print(f"nothing to do: {error}", highlight=False)
+        raise typer.Exit(NOTHING) from error
 
 
 @app.command(epilog="Example: whiteboard fraud features --sql | less")
@@ -83,43 +102,115 @@ def ingest(transactions: TransactionsFile) -> None:
     )
 
 
+@app.command(epilog="Example: whiteboard fraud dataset --as-of 2026-03-04")
+def dataset(as_of: AsOf) -> None:
+    """Builds the point-in-time training set of a day, into HOME/training; exit code 99 if it would be empty."""
+    from pipelines.fraud.as_of import dataset as build
+    from whiteboard.settings import Settings
+
+    with _too_little_is_no_error():
+        built = build(Settings(), as_of.date())
+    frauds = int(built.is_fraud.sum())
+    Console().print(f"{len(built):,} labelled payments with {frauds:,} frauds, fingerprint {built.fingerprint}")
+
+
+@app.command(epilog="Example: whiteboard fraud fit --as-of 2026-03-04")
+def fit(as_of: AsOf, tuning_s: Tuning = 0.0, seed: int = 0) -> None:
+    """Fits a model to the data set of a day, into HOME/training; exit code 99 if it has too few frauds.
+
+    Repeated, it gives the same model, unless it may tune: what Optuna finds depends on how fast the machine is.
+    """
+    from pipelines.fraud.as_of import fit as run
+    from pipelines.fraud.train import TrainConfig
+    from whiteboard.settings import Settings
+
+    with _too_little_is_no_error():
+        candidate = run(Settings(), as_of.date(), TrainConfig(seed=seed, tuning_s=tuning_s))
+    Console().print(f"candidate in {candidate}")
+
+
+@app.command(epilog="Example: whiteboard fraud evaluate --as-of 2026-03-04")
+def evaluate(as_of: AsOf) -> None:
+    """Evaluates the model fitted for a day and registers it, once, with its metrics and plots."""
+    from pipelines.fraud.as_of import evaluate as run
+    from whiteboard.settings import Settings
+
+    Console().print(f"version {run(Settings(), as_of.date()).version} is registered")
+
+
 @app.command(epilog="Example: whiteboard fraud train --tuning-s 60")
 def train(
     as_of: Annotated[
-        datetime | None, typer.Option(help="use only what was known then (UTC) [default: everything]")
+        datetime | None,
+        typer.Option(
+            formats=["%Y-%m-%d"], help="use only what was known when that day ended (UTC) [default: everything]"
+        ),
     ] = None,
-    tuning_s: Annotated[float, typer.Option(min=0, help="seconds for Optuna; 0 keeps the defaults")] = 30.0,
+    tuning_s: Tuning = 30.0,
     seed: int = 0,
 ) -> None:
-    """Builds the point-in-time training set, trains, evaluates, and registers a challenger."""
+    """Builds the point-in-time training set, trains, evaluates, and registers a challenger.
+
+    With --as-of it does what `dataset`, `fit` and `evaluate` do one by one.
+    """
+    from pipelines.fraud import as_of as steps
     from pipelines.fraud.dataset import build
     from pipelines.fraud.train import TrainConfig
     from pipelines.fraud.train import train as run
     from whiteboard.settings import Settings
 
-    settings = Settings()
-    trained = run(settings, build(settings, as_of=as_of), TrainConfig(seed=seed, tuning_s=tuning_s))
-    Console().print(f"version {trained.version} is @challenger")
+    settings, config = Settings(), TrainConfig(seed=seed, tuning_s=tuning_s)
+    if as_of is None:
+        version = run(settings, build(settings), config).version
+    else:
+        steps.dataset(settings, as_of.date())
+        steps.fit(settings, as_of.date(), config)
+        version = steps.evaluate(settings, as_of.date()).version
+    Console().print(f"version {version} is registered")
 
 
 @app.command(epilog="Example: whiteboard fraud promote")
-def promote(version: Annotated[str | None, typer.Option(help="[default: the challenger]")] = None) -> None:
-    """Lets a version through the gates to @champion, or refuses it with reasons; exit code 1 if refused."""
+def promote(
+    version: Annotated[str | None, typer.Option(help="[default: the challenger]")] = None,
+    as_of: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="the version that `evaluate --as-of` registered")
+    ] = None,
+) -> None:
+    """Lets a version through the gates to @champion, or refuses it with reasons; exit code 99 if refused."""
+    from pipelines.fraud.as_of import judge
     from pipelines.fraud.promote import promote as run
     from whiteboard.settings import Settings
 
-    verdict = run(Settings(), version)
+    if version and as_of:
+        raise typer.BadParameter("give --version or --as-of, not both")
+    verdict = judge(Settings(), as_of.date()) if as_of else run(Settings(), version)
     Console().print(verdict.as_table())
-    raise typer.Exit(0 if verdict.promoted else 1)
+    raise typer.Exit(0 if verdict.promoted else NOTHING)
+
+
+@app.command(epilog="Example: whiteboard fraud drift --as-of 2026-03-04 && whiteboard fraud train")
+def drift(as_of: AsOf) -> None:
+    """Says whether the monitor asks for a retrain after that day; exit code 99 if not, 1 while it has not judged it."""
+    from pipelines.fraud.drift import asks_for_retrain
+    from whiteboard.settings import Settings
+
+    messages = asks_for_retrain(Settings(), as_of.date())
+    Console().print("\n".join(messages) or f"nothing on {as_of:%Y-%m-%d} asks for a retrain", highlight=False)
+    raise typer.Exit(0 if messages else NOTHING)
 
 
 @app.command(epilog="Example: whiteboard fraud score --day 2026-02-20")
 def score(day: Annotated[datetime, typer.Option(formats=["%Y-%m-%d"], help="event day")]) -> None:
-    """Scores one day of transactions in the lake with the champion, into HOME/scores."""
+    """Scores one day of transactions in the lake, into HOME/lake/fraud.scores; exit code 99 if it has none.
+
+    The model is the one that was champion when that day began, so that a repetition gives the same scores.
+    """
     from pipelines.fraud.batch_score import score_day
     from whiteboard.settings import Settings
 
-    Console().print(f"scores in {score_day(Settings(), day.date())}")
+    with _too_little_is_no_error():
+        path = score_day(Settings(), day.date())
+    Console().print(f"scores in {path}")
 
 
 @app.command(

@@ -3,10 +3,8 @@
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
-import msgspec
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pytest
 
 from pipelines.fraud.batch_score import score_day
@@ -15,13 +13,14 @@ from pipelines.fraud.gates import Limits
 from pipelines.fraud.package import holdout
 from pipelines.fraud.promote import Verdict, last_parity, promote
 from pipelines.fraud.train import Registered, TrainConfig, split, train
+from tests.integration.fraud.history import into_lake
 from whiteboard.errors import ModelError, NotEnoughDataError
 from whiteboard.featurestore import FeatureStore
 from whiteboard.fraud.events import DECISIONS, LABELS, TRANSACTIONS, Decision, Label, Transaction
 from whiteboard.fraud.features import FEATURES
 from whiteboard.fraud.model import FraudModel
 from whiteboard.fraud.world import WorldConfig, simulate
-from whiteboard.lake import Lake, arrow_schema
+from whiteboard.lake import Lake
 from whiteboard.registry import Registry
 from whiteboard.settings import Settings
 
@@ -30,14 +29,6 @@ LIVE = pd.Timestamp("2026-02-14", tz="UTC")  # after 40 days
 AS_OF = datetime(2026, 1, 5, tzinfo=UTC) + timedelta(days=DAYS)
 CONFIG = TrainConfig(tuning_s=0, rounds=150, slice_frauds=30)
 EXPLORED = 0.1
-
-
-def into_lake(lake: Lake, topic: str, kind: type[msgspec.Struct], frame: pd.DataFrame) -> None:
-    schema = arrow_schema(kind)
-    rows = frame.assign(epoch=0, partition=0, offset=range(len(frame)), trace="")
-    columns = [pa.array(rows[f.name], f.type) if f.name in rows else pa.nulls(len(rows), f.type) for f in schema]
-    table = pa.Table.from_arrays(columns, schema=schema)
-    assert lake.append(topic, 0, 0, 0, len(frame) - 1, table, frame["event_timestamp"].dt.date.tolist())
 
 
 def decide(transactions: pd.DataFrame) -> pd.DataFrame:
@@ -240,7 +231,12 @@ def test_a_day_scored_again_gives_the_same_file(settings: Settings, champion: Ve
     before = path.read_bytes()
     assert score_day(settings, day).read_bytes() == before
     scores = pd.read_parquet(path)
-    assert path.relative_to(settings.home).parts == ("scores", "fraud", f"date={day}", "scores.parquet")
+    assert path.relative_to(settings.home).parts == (
+        "lake",
+        "fraud.scores",
+        f"date={day}",
+        f"version-{champion.version}.parquet",
+    )
     assert set(scores["event_timestamp"].dt.date) == {day}
     assert scores["fraud_probability"].between(0, 1).all()
     assert scores["transaction_id"].is_unique
