@@ -15,6 +15,8 @@ from airflow.sdk import DAG, CronDataIntervalTimetable, Param
 
 WHITEBOARD = '"${WHITEBOARD_COMMAND:-/opt/whiteboard/.venv/bin/whiteboard}"'
 DAY = "{{ params.as_of or ds }}"
+START = "{{ data_interval_start.strftime('%Y-%m-%dT%H:%M:%S') }}"
+END = "{{ data_interval_end.strftime('%Y-%m-%dT%H:%M:%S') }}"
 
 # A day as data interval: with the trigger timetables `ds` is the day on which a run starts, and backfills find no runs.
 DAILY = CronDataIntervalTimetable("0 0 * * *", timezone="UTC")
@@ -30,7 +32,7 @@ COMMON = {
     },
     "params": {
         "as_of": Param(
-            None, type=["null", "string"], format="date", description="the day, instead of the run's logical date"
+            None, type=["null", "string"], description="a day, or a moment, instead of the run's logical date"
         )
     },
 }
@@ -98,21 +100,20 @@ with DAG(
     tags=["whiteboard", "fraud", "monitoring"],
     max_active_runs=1,
     doc_md="""
-### Does the monitor ask for a retrain?
+### Has the monitor asked for a retrain?
 
-`drift` reads the monitor's verdict on the day. Green: there is an alert, and `retrain` starts `fraud_retrain` as of
-that day, once. Pink: all was well. Waiting for retry: the monitor has not judged the day yet; it does so when the
-next day's decisions come in.
+`drift` looks for alerts that the monitor raised in this quarter of an hour, whatever day they are about. Green: there
+is one, and `retrain` starts `fraud_retrain` with what is known now. Pink: all was well.
 """,
-    **COMMON,
+    **COMMON | {"schedule": CronDataIntervalTimetable("*/15 * * * *", timezone="UTC"), "params": {}},
 ) as drift_check:
-    drift = command("drift", f"drift --as-of {DAY}", timedelta(minutes=5), retries=6)
+    drift = command("drift", f"drift --since {START} --until {END}", timedelta(minutes=5))
     ask = TriggerDagRunOperator(
         task_id="retrain",
         trigger_dag_id="fraud_retrain",
-        trigger_run_id=f"drift__{DAY}",
+        trigger_run_id=f"drift__{END}",
         logical_date=None,  # that of the day belongs to its scheduled run
-        conf={"as_of": DAY},
+        conf={"as_of": END},
         skip_when_already_exists=True,
         execution_timeout=timedelta(minutes=5),
     )

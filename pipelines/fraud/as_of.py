@@ -5,7 +5,8 @@
     whiteboard fraud evaluate --as-of 2026-03-04     version 7 in the registry, with its metrics and plots
     whiteboard fraud promote  --as-of 2026-03-04     the verdict of the gates on version 7; it is @champion, or not
 
-"As of a day" is: with what was known when the day ended, in UTC. Steps of one home run one after the other.
+"As of a day" is: with what was known when the day ended, in UTC. Instead of a day it may be a moment. Steps of one
+home run one after the other.
 """
 
 import fcntl
@@ -30,11 +31,15 @@ SETTLE = timedelta(seconds=30)  # after the end of a day, until what workers buf
 
 
 def end_of(day: date) -> datetime:
-    """The last moment of the day, in UTC.
+    """The last moment of the day, in UTC; of a moment, itself.
 
     >>> end_of(date(2026, 3, 4)).isoformat()
     '2026-03-04T23:59:59.999999+00:00'
+    >>> end_of(datetime(2026, 3, 4, 12, 15, tzinfo=UTC)).isoformat()
+    '2026-03-04T12:15:00+00:00'
     """
+    if isinstance(day, datetime):
+        return day
     return datetime.combine(day, datetime.max.time(), UTC)
 
 

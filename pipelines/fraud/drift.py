@@ -1,14 +1,13 @@
-"""What the monitor wrote about the days that it has judged, and whether one of them asks for a retrain.
+"""What the monitor wrote about the days that it has judged, and whether it asks for a retrain.
 
-asks_for_retrain(settings, date(2026, 3, 4))
+asks_for_retrain(settings, datetime(2026, 3, 4, 12, 0, tzinfo=UTC), datetime(2026, 3, 4, 12, 15, tzinfo=UTC))
 ["31% of the features drifted, above all customer_mean_7d, …"]
 """
 
 import json
-from datetime import date
+from datetime import datetime
 from typing import Any
 
-from whiteboard.errors import NotYetError
 from whiteboard.fraud.events import SYSTEM
 from whiteboard.settings import Settings
 
@@ -24,16 +23,11 @@ def judged_days(settings: Settings) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
-def asks_for_retrain(settings: Settings, day: date) -> list[str]:
-    """The messages of the alerts on `day` that a retrain may answer; none if all was well, or nothing was decided.
+def asks_for_retrain(settings: Settings, since: datetime, until: datetime) -> list[str]:
+    """The messages of the alerts raised from `since` on and before `until` that a retrain may answer.
 
-    Raises NotYetError while the monitor has judged neither that day nor a later one.
+    By the time of the verdict, not by the day that it is about: consecutive intervals find each alert once, however
+    late a day is judged.
     """
-    windows = judged_days(settings)
-    if not windows or windows[-1]["day"] < day.isoformat():
-        newest = f"the newest that it has is {windows[-1]['day']}" if windows else "it has judged no day"
-        raise NotYetError(
-            f"the monitor has not judged {day}, {newest}; a day is judged when decisions of a later one come in"
-        )
-    alerts = [alert for window in windows if window["day"] == day.isoformat() for alert in window["alerts"]]
-    return [alert["message"] for alert in alerts if alert["kind"] in LEARNABLE]
+    judged = (w for w in judged_days(settings) if since <= datetime.fromisoformat(w["judged_at"]) < until)
+    return [alert["message"] for window in judged for alert in window["alerts"] if alert["kind"] in LEARNABLE]

@@ -1,8 +1,8 @@
 """`whiteboard fraud …`: one command a stage, the same verbs in every system."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import datetime
+from contextlib import contextmanager, suppress
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -16,9 +16,29 @@ TransactionsFile = Annotated[
     typer.Option("--transactions", exists=True, dir_okay=False, help="Parquet or CSV, see the README for its columns"),
 ]
 Day = Annotated[datetime, typer.Option(formats=["%Y-%m-%d"])]
+
+
+def _day_or_moment(text: str) -> date:
+    """`2026-03-04` as that day, `2026-03-04T12:15:00` as that moment, in UTC if it says no zone."""
+    with suppress(ValueError):
+        return date.fromisoformat(text)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is neither a day (2026-03-04) nor a moment (2026-03-04T12:15:00)") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
 AsOf = Annotated[
-    datetime, typer.Option("--as-of", formats=["%Y-%m-%d"], help="use only what was known when that day ended (UTC)")
+    date,
+    typer.Option(
+        "--as-of",
+        parser=_day_or_moment,
+        metavar="DAY|MOMENT",
+        help="use only what was known when that day ended, or at that moment (UTC)",
+    ),
 ]
+MOMENTS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]
 Tuning = Annotated[float, typer.Option(min=0, help="seconds for Optuna; 0 keeps the defaults")]
 
 NOTHING = 99  # the exit code of "no": refused, no drift, no data yet. Airflow's BashOperator shows it as skipped.
@@ -109,7 +129,7 @@ def dataset(as_of: AsOf) -> None:
     from whiteboard.settings import Settings
 
     with _too_little_is_no_error():
-        built = build(Settings(), as_of.date())
+        built = build(Settings(), as_of)
     frauds = int(built.is_fraud.sum())
     Console().print(f"{len(built):,} labelled payments with {frauds:,} frauds, fingerprint {built.fingerprint}")
 
@@ -125,7 +145,7 @@ def fit(as_of: AsOf, tuning_s: Tuning = 0.0, seed: int = 0) -> None:
     from whiteboard.settings import Settings
 
     with _too_little_is_no_error():
-        candidate = run(Settings(), as_of.date(), TrainConfig(seed=seed, tuning_s=tuning_s))
+        candidate = run(Settings(), as_of, TrainConfig(seed=seed, tuning_s=tuning_s))
     Console().print(f"candidate in {candidate}")
 
 
@@ -135,15 +155,17 @@ def evaluate(as_of: AsOf) -> None:
     from pipelines.fraud.as_of import evaluate as run
     from whiteboard.settings import Settings
 
-    Console().print(f"version {run(Settings(), as_of.date()).version} is registered")
+    Console().print(f"version {run(Settings(), as_of).version} is registered")
 
 
 @app.command(epilog="Example: whiteboard fraud train --tuning-s 60")
 def train(
     as_of: Annotated[
-        datetime | None,
+        date | None,
         typer.Option(
-            formats=["%Y-%m-%d"], help="use only what was known when that day ended (UTC) [default: everything]"
+            parser=_day_or_moment,
+            metavar="DAY|MOMENT",
+            help="use only what was known when that day ended, or at that moment (UTC) [default: everything]",
         ),
     ] = None,
     tuning_s: Tuning = 30.0,
@@ -163,9 +185,9 @@ def train(
     if as_of is None:
         version = run(settings, build(settings), config).version
     else:
-        steps.dataset(settings, as_of.date())
-        steps.fit(settings, as_of.date(), config)
-        version = steps.evaluate(settings, as_of.date()).version
+        steps.dataset(settings, as_of)
+        steps.fit(settings, as_of, config)
+        version = steps.evaluate(settings, as_of).version
     Console().print(f"version {version} is registered")
 
 
@@ -173,7 +195,10 @@ def train(
 def promote(
     version: Annotated[str | None, typer.Option(help="[default: the challenger]")] = None,
     as_of: Annotated[
-        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="the version that `evaluate --as-of` registered")
+        date | None,
+        typer.Option(
+            parser=_day_or_moment, metavar="DAY|MOMENT", help="the version that `evaluate --as-of` registered"
+        ),
     ] = None,
 ) -> None:
     """Lets a version through the gates to @champion, or refuses it with reasons; exit code 99 if refused."""
@@ -183,19 +208,22 @@ def promote(
 
     if version and as_of:
         raise typer.BadParameter("give --version or --as-of, not both")
-    verdict = judge(Settings(), as_of.date()) if as_of else run(Settings(), version)
+    verdict = judge(Settings(), as_of) if as_of else run(Settings(), version)
     Console().print(verdict.as_table())
     raise typer.Exit(0 if verdict.promoted else NOTHING)
 
 
-@app.command(epilog="Example: whiteboard fraud drift --as-of 2026-03-04 && whiteboard fraud train")
-def drift(as_of: AsOf) -> None:
-    """Says whether the monitor asks for a retrain after that day; exit code 99 if not, 1 while it has not judged it."""
+@app.command(epilog="Example: whiteboard fraud drift --since 2026-03-04 --until 2026-03-05 && whiteboard fraud train")
+def drift(
+    since: Annotated[datetime, typer.Option(formats=MOMENTS, help="from this moment on (UTC)")],
+    until: Annotated[datetime, typer.Option(formats=MOMENTS, help="and before this one (UTC)")],
+) -> None:
+    """Says whether the monitor has asked for a retrain between two moments; exit code 99 if not."""
     from pipelines.fraud.drift import asks_for_retrain
     from whiteboard.settings import Settings
 
-    messages = asks_for_retrain(Settings(), as_of.date())
-    Console().print("\n".join(messages) or f"nothing on {as_of:%Y-%m-%d} asks for a retrain", highlight=False)
+    messages = asks_for_retrain(Settings(), since.replace(tzinfo=UTC), until.replace(tzinfo=UTC))
+    Console().print("\n".join(messages) or f"nothing asked for a retrain from {since} to {until}", highlight=False)
     raise typer.Exit(0 if messages else NOTHING)
 
 

@@ -135,6 +135,7 @@ class Monitor:
         quality = self._quality(connection, day, version)
         window: dict[str, Any] = {
             "day": day.isoformat(),
+            "judged_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "rows": len(rows),
             "model_version": version,
             "drift": {

@@ -127,14 +127,15 @@ def test_the_retrain_dag_runs_to_success_and_leaves_a_champion(airflow: Airflow,
     assert champion.tags["as_of"] == f"{DAY}T23:59:59.999999+00:00"
 
 
-def test_an_alert_of_the_monitor_starts_a_retrain_as_of_its_day(airflow: Airflow, settings: Settings) -> None:
+def test_an_alert_of_the_monitor_starts_a_retrain_with_what_is_known_then(airflow: Airflow, settings: Settings) -> None:
     folder = settings.monitor_dir / "fraud"
     folder.mkdir(parents=True)
     alert = {"kind": "drift", "model_version": "1", "message": "31% of the features drifted", "value": 0.31}
-    (folder / "windows.jsonl").write_text(json.dumps({"day": DAY, "alerts": [alert]}) + "\n")
-    airflow("airflow", "dags", "test", "fraud_drift_check", DAY)
+    window = {"day": "2026-02-18", "judged_at": "2026-02-19T23:50:00.000+00:00", "alerts": [alert]}
+    (folder / "windows.jsonl").write_text(json.dumps(window) + "\n")
+    airflow("airflow", "dags", "test", "fraud_drift_check", DAY)  # the quarter of an hour before DAY
     assert airflow.states("fraud_drift_check") == {"drift": "success", "retrain": "success"}
-    asked = "SELECT state, conf FROM dag_run WHERE dag_id = 'fraud_retrain' AND run_id = 'drift__" + DAY + "'"
+    asked = f"SELECT state, conf FROM dag_run WHERE dag_id = 'fraud_retrain' AND run_id = 'drift__{DAY}T00:00:00'"
     [(state, conf)] = airflow.rows(asked)
     assert state == "queued"
-    assert json.loads(conf)["as_of"] == DAY
+    assert json.loads(conf)["as_of"] == f"{DAY}T00:00:00"

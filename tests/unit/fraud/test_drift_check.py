@@ -1,16 +1,21 @@
-"""What the monitor wrote about a day decides whether a retrain is asked for."""
+"""What the monitor wrote decides whether a retrain is asked for."""
 
 import json
-from datetime import date
+from datetime import UTC, date, datetime
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from pipelines.fraud.drift import asks_for_retrain, judged_days
-from whiteboard.errors import NotYetError
-from whiteboard.fraud.cli import app
+from whiteboard.fraud.cli import _day_or_moment, app
 from whiteboard.settings import Settings
+
+
+def at(hour: int, minute: int) -> datetime:
+    return datetime(2026, 3, 10, hour, minute, tzinfo=UTC)
 
 
 def alert(kind: str) -> dict[str, object]:
@@ -19,39 +24,53 @@ def alert(kind: str) -> dict[str, object]:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    """A monitor that has judged the 3rd to the 6th of March, but for the 5th, on which nothing was decided."""
+    """A monitor that has judged three days on the tenth, at 12:00, 12:10 and 12:30, and writes a fourth verdict."""
     settings = Settings(home=tmp_path)
     folder = settings.monitor_dir / "fraud"
     folder.mkdir(parents=True)
-    days = [("2026-03-03", []), ("2026-03-04", [alert("drift"), alert("parity")]), ("2026-03-06", [alert("parity")])]
-    lines = [json.dumps({"day": day, "alerts": alerts}) for day, alerts in days]
+    days = [
+        ("2026-03-03", at(12, 0), [alert("drift"), alert("parity")]),
+        ("2026-03-04", at(12, 10), [alert("quality")]),
+        ("2026-03-06", at(12, 30), [alert("parity")]),
+    ]
+    lines = [json.dumps({"day": day, "judged_at": judged.isoformat(), "alerts": a}) for day, judged, a in days]
     (folder / "windows.jsonl").write_text("\n".join(lines) + '\n{"day": "2026-03-0')
     return settings
 
 
-def test_an_alert_that_learning_can_answer_asks_for_a_retrain(settings: Settings) -> None:
-    assert asks_for_retrain(settings, date(2026, 3, 4)) == ["drift is beyond its limit"]
+def test_alerts_that_learning_can_answer_ask_for_a_retrain(settings: Settings) -> None:
+    asked = asks_for_retrain(settings, at(12, 0), at(12, 15))
+    assert asked == ["drift is beyond its limit", "quality is beyond its limit"]
 
 
-@pytest.mark.parametrize("day", [3, 5, 6], ids=["all is well", "nothing was decided", "only parity, which is a bug"])
-def test_other_days_do_not(settings: Settings, day: int) -> None:
-    assert asks_for_retrain(settings, date(2026, 3, day)) == []
+def test_intervals_side_by_side_find_each_alert_once(settings: Settings) -> None:
+    edges = [at(11, 50), at(12, 0), at(12, 10), at(12, 20)]
+    found = [asks_for_retrain(settings, since, until) for since, until in pairwise(edges)]
+    assert found == [[], ["drift is beyond its limit"], ["quality is beyond its limit"]]
 
 
-def test_a_day_that_is_not_judged_yet_is_an_error_to_be_retried(settings: Settings, tmp_path: Path) -> None:
-    with pytest.raises(NotYetError, match="the newest that it has is 2026-03-06"):
-        asks_for_retrain(settings, date(2026, 3, 7))
-    with pytest.raises(NotYetError, match="it has judged no day"):
-        asks_for_retrain(Settings(home=tmp_path / "fresh"), date(2026, 3, 7))
+def test_parity_is_a_bug_that_no_retrain_mends(settings: Settings) -> None:
+    assert asks_for_retrain(settings, at(12, 15), at(13, 0)) == []
+
+
+def test_nothing_judged_asks_for_nothing(tmp_path: Path) -> None:
+    assert asks_for_retrain(Settings(home=tmp_path), at(0, 0), at(23, 0)) == []
 
 
 def test_the_line_that_is_being_written_is_left_out(settings: Settings) -> None:
     assert [window["day"] for window in judged_days(settings)] == ["2026-03-03", "2026-03-04", "2026-03-06"]
 
 
-@pytest.mark.parametrize(("day", "code"), [("2026-03-04", 0), ("2026-03-03", 99)])
+@pytest.mark.parametrize(("until", "code"), [("2026-03-10T12:15:00", 0), ("2026-03-10T12:00:00", 99)])
 def test_the_command_says_no_by_its_exit_code(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, day: str, code: int
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, until: str, code: int
 ) -> None:
     monkeypatch.setenv("WHITEBOARD_HOME", str(settings.home))
-    assert CliRunner().invoke(app, ["drift", "--as-of", day]).exit_code == code
+    assert CliRunner().invoke(app, ["drift", "--since", "2026-03-10", "--until", until]).exit_code == code
+
+
+def test_as_of_is_a_day_or_a_moment() -> None:
+    assert _day_or_moment("2026-03-04") == date(2026, 3, 4)
+    assert _day_or_moment("2026-03-10T12:15:00") == _day_or_moment("2026-03-10T13:15:00+01:00") == at(12, 15)
+    with pytest.raises(typer.BadParameter, match="'tomorrow' is neither"):
+        _day_or_moment("tomorrow")
