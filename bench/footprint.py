@@ -28,8 +28,9 @@ from rich.table import Table
 
 from pipelines.fraud.backtest import with_features
 from whiteboard.eventlog import BATCH_BYTES
+from whiteboard.events import Event
 from whiteboard.featurestore import FeatureStore
-from whiteboard.fraud.events import DECISIONS, LABELS, TRANSACTIONS, Decision, Event, Label, Transaction
+from whiteboard.fraud.events import DECISIONS, LABELS, TRANSACTIONS, Decision, Label, Transaction
 from whiteboard.fraud.world import WorldConfig, simulate
 from whiteboard.lake import Lake, connect
 from whiteboard.settings import Settings

@@ -42,6 +42,7 @@ class Topic:
 
 
 _TRANSACTION, _LABEL = "fraud.transaction.v1", "fraud.label.v1"
+_INTERACTION = "recommendation.interaction.v1"
 TOPICS: dict[str, Topic] = {
     topic.name: topic
     for topic in (
@@ -51,6 +52,13 @@ TOPICS: dict[str, Topic] = {
         Topic("fraud.labels", "customer_id", (_LABEL,)),
         Topic("fraud.alerts", "kind", ("fraud.alert.v1",), partitions=1),
         Topic("fraud.dead-letters", "", partitions=1),  # one partition: they are few, and replayed in order
+        Topic("recommendation.items", "item_id", ("recommendation.item.v1",)),
+        Topic("recommendation.interactions", "user_id", (_INTERACTION,)),
+        Topic("recommendation.interactions-by-item", "item_id", (_INTERACTION,)),
+        Topic("recommendation.impressions", "user_id", ("recommendation.impression.v1",)),
+        Topic("recommendation.exposures", "unit_id", ("recommendation.exposure.v1",)),
+        Topic("recommendation.alerts", "kind", ("recommendation.alert.v1",), partitions=1),
+        Topic("recommendation.dead-letters", "", partitions=1),
     )
 }
 

@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from whiteboard.errors import EventError, SettingsError
 from whiteboard.eventlog import TOPICS, client_config, dead_letter_topic
 from whiteboard.fraud.events import SCHEMAS, TRANSACTIONS, TRANSACTIONS_BY_TERMINAL, Label, Transaction
+from whiteboard.recommendation import events as recommendation
 from whiteboard.records import Record, RecordDecoder
 from whiteboard.settings import Settings
 
@@ -134,13 +135,14 @@ def test_an_event_under_another_key_than_its_entity_is_refused(key: bytes | None
 
 
 def test_the_topic_table_names_schemas_that_exist_and_keys_that_they_all_have() -> None:
+    known = {**SCHEMAS, **recommendation.SCHEMAS}
     for topic in TOPICS.values():
         for schema in topic.schemas:
-            fields = {field.name for field in msgspec.structs.fields(SCHEMAS[schema])}
+            fields = {field.name for field in msgspec.structs.fields(known[schema])}
             assert topic.key in fields, f"{topic.name}: {schema} has no {topic.key}"
         assert dead_letter_topic(topic.name) in TOPICS
     accepted = {schema for topic in TOPICS.values() for schema in topic.schemas}
-    assert accepted == set(SCHEMAS)
+    assert accepted == set(known)
 
 
 def test_security_settings_reach_every_client() -> None:

@@ -6,10 +6,11 @@
 Decoding is strict: a wrong type, a missing or unknown field, a negative or absurd amount is an error, never a guess.
 """
 
-from datetime import datetime
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta
+
+from whiteboard.events import Alert, Event, Identifier, Probability, Timestamp, Watermark
 
 SYSTEM = "fraud"
 TRANSACTIONS = "fraud.transactions"
@@ -18,15 +19,8 @@ LABELS = "fraud.labels"
 DECISIONS = "fraud.decisions"
 ALERTS = "fraud.alerts"
 
-Identifier = Annotated[str, Meta(min_length=1, max_length=64)]
 Amount = Annotated[float, Meta(ge=0, le=1_000_000)]
-Timestamp = Annotated[datetime, Meta(tz=True)]
-Probability = Annotated[float, Meta(ge=0, le=1)]
 Action = Literal["approve", "review", "decline"]
-
-
-class Event(Struct, frozen=True, forbid_unknown_fields=True):
-    """Base of all events: immutable, every field named, unknown fields refused."""
 
 
 class Transaction(Event, frozen=True, kw_only=True):
@@ -74,19 +68,8 @@ class Decision(Event, frozen=True, kw_only=True):
     degraded: bool = False
     reasons: list[str] = []
     features: dict[str, float | None]
-    watermarks: dict[str, dict[str, tuple[int, dict[str, int]]]]
+    watermarks: dict[str, Watermark]
     latency_ms: float
-
-
-class Alert(Event, frozen=True, kw_only=True):
-    """The monitor asks for a retrain: what it saw, on which day of the event clock, beyond which limit."""
-
-    event_timestamp: Timestamp
-    kind: Literal["drift", "quality", "parity"]
-    model_version: str
-    value: float
-    limit: float
-    message: str
 
 
 SCHEMAS: dict[str, type[Event]] = {

@@ -24,6 +24,7 @@ import pandas as pd
 
 from whiteboard.drift import SHARE_LIMIT, Baseline, DriftVerdict
 from whiteboard.eventlog import EventProducer
+from whiteboard.events import Alert
 from whiteboard.fraud.events import (
     ALERTS,
     DECISIONS,
@@ -31,7 +32,6 @@ from whiteboard.fraud.events import (
     SCHEMAS,
     SYSTEM,
     TRANSACTIONS,
-    Alert,
     Decision,
     Label,
     Transaction,

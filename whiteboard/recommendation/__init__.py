@@ -1,0 +1,1 @@
+"""Recommendation: events, features, candidates, model, decision and a world to try them in."""
