@@ -4,7 +4,7 @@
     HOME/lake/fraud.scores/date=2026-02-20/version-3.parquet: transaction_id, event_timestamp, customer_id, terminal_id,
                                                               amount, fraud_probability, decision, model_version
 
-The same day scored again gives the same file, with whatever has arrived late since. `on_duty` says which model it is.
+The same day scored again gives the same file, with whatever has arrived late since (promotion.on_duty: by which model).
 """
 
 from datetime import date, datetime, timedelta
@@ -13,14 +13,14 @@ from secrets import token_hex
 
 import numpy as np
 
-from pipelines.fraud.package import knows_until
-from whiteboard.errors import ModelError, NotEnoughDataError
+from whiteboard.errors import NotEnoughDataError
 from whiteboard.fraud.decision import actions
 from whiteboard.fraud.events import LABELS, SYSTEM, TRANSACTIONS, Label, Transaction
 from whiteboard.fraud.features import point_in_time_sql
 from whiteboard.fraud.model import FraudModel
 from whiteboard.lake import Lake, connect
-from whiteboard.registry import Registry, VersionRef
+from whiteboard.promotion import on_duty
+from whiteboard.registry import Registry
 from whiteboard.settings import Settings
 
 SCORES = "fraud.scores"
@@ -32,7 +32,7 @@ def score_day(settings: Settings, day: date) -> Path:
     Raises ModelError without a champion and NotEnoughDataError for a day without payments.
     """
     registry = Registry(settings)
-    version = on_duty(registry, day)
+    version = on_duty(registry, SYSTEM, day)
     model = FraudModel.load(registry.download(version))
     lake = Lake(settings.lake_dir)
     transactions, labels = lake.relation(TRANSACTIONS, Transaction), lake.relation(LABELS, Label)
@@ -59,23 +59,3 @@ def score_day(settings: Settings, day: date) -> Path:
     temporary = folder / f".version-{version.version}.{token_hex(8)}"
     scores.sort_values(["event_timestamp", "transaction_id"]).to_parquet(temporary, index=False)
     return temporary.replace(folder / f"version-{version.version}.parquet")
-
-
-def on_duty(registry: Registry, day: date) -> VersionRef:
-    """The version that was champion when `day` began: of those promoted, the one that knows most of the days before.
-
-    For a day before all of them it is the one that knows least. So the answer does not change when newer versions are
-    promoted, and a day scored again is scored by the same model. Versions that know more than the present champion
-    have been rolled back and do not count. Raises ModelError without a champion.
-    """
-    champion = registry.champion(SYSTEM)
-    if champion is None:
-        raise ModelError("there is no champion to score with; train and promote a version first")
-    promoted = [ref for ref in registry.versions(SYSTEM) if ref.tags.get("gates") == "promoted"]
-    served = [champion, *(ref for ref in promoted if knows_until(ref) <= knows_until(champion))]
-    before = [ref for ref in served if knows_until(ref).date() < day]
-
-    def knowledge(ref: VersionRef) -> tuple[datetime, int]:
-        return knows_until(ref), int(ref.version)
-
-    return max(before, key=knowledge) if before else min(served, key=knowledge)

@@ -4,8 +4,7 @@ Gate("better", True, "average precision 0.912 against 0.388 of version 1 on 1,92
 """
 
 import time
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +15,7 @@ from whiteboard.errors import ModelError
 from whiteboard.fraud.features import LARGE_AMOUNT
 from whiteboard.fraud.metrics import calibration_error, cost_per_1000
 from whiteboard.fraud.model import FraudModel
+from whiteboard.promotion import Gate, parity
 
 Floats = NDArray[np.float64]
 
@@ -38,16 +38,6 @@ class Limits:
     segment_drop: float = 0.1  # of average precision within a segment …
     segment_certainty: float = 0.9  # … with this probability that there is a drop at all
     segment_frauds: int = 8  # segments with fewer say nothing
-
-
-@dataclass(frozen=True)
-class Gate:
-    """One verdict, its reason in words and the figures behind it."""
-
-    name: str
-    passed: bool
-    reason: str
-    figures: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -76,19 +66,10 @@ def all_gates(
         _better(rows, ours, champion, limits) if champion else _better_than_random(rows, ours, limits),
         _calibrated(rows, ours, champion, limits),
         _cheaper(rows, ours, champion, limits),
-        _parity(parity_mismatches),
+        parity(parity_mismatches),
         _latency(rows, ours.model, limits),
         _segments(rows, ours, champion, limits),
     ]
-
-
-def recent(ours: datetime, champion: datetime, version: str) -> Gate:
-    """Fails for a version that knows less than the champion: one that was trained for an older day, after the fact.
-
-    It would be judged on payments from which the champion has learnt, and it would take what is newer out of service.
-    """
-    reason = f"knows what was known until {ours:%Y-%m-%d %H:%M}, version {version} until {champion:%Y-%m-%d %H:%M}"
-    return Gate("recent", ours >= champion, reason)
 
 
 def _better_than_random(rows: Dataset, ours: Contestant, limits: Limits) -> Gate:
@@ -134,13 +115,6 @@ def _cheaper(rows: Dataset, ours: Contestant, champion: Contestant | None, limit
     most = min(nothing, *(limits.cost * other for other in others)) if others else nothing
     reason = f"costs {spent:.0f} per 1,000 payments, at most {most:.0f}; approving everything costs {nothing:.0f}"
     return Gate("cheaper", spent <= most, reason, {"cost": spent, "limit": most, "approving_everything": nothing})
-
-
-def _parity(mismatches: int | None) -> Gate:
-    if mismatches is None:
-        return Gate("parity", True, "no decisions to compare yet")
-    reason = f"{mismatches} decisions differ from their recomputation, at most 0"
-    return Gate("parity", mismatches == 0, reason, {"mismatched": float(mismatches)})
 
 
 def _latency(rows: Dataset, model: FraudModel, limits: Limits) -> Gate:

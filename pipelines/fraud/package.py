@@ -5,9 +5,6 @@ model/holdout.parquet            the newest labelled slice, which neither it nor
 model/reference.parquet          what the features looked like lately
 notes/params.json, …             what explains it: parameters, features, ablation, slices, costs, data
 identity.json                    {"as_of": "2026-03-04T23:59:59.999999+00:00", "data_fingerprint": "9f2c…", …}
-
-The identity goes with the version as its tags. A candidate whose identity is in the registry was registered before: by
-a run that was repeated, or killed on its way.
 """
 
 import json
@@ -26,8 +23,10 @@ from pipelines.fraud.dataset import KEYS, Dataset
 from pipelines.fraud.evaluate import evaluate
 from whiteboard.fraud.events import SYSTEM
 from whiteboard.fraud.model import FraudModel
-from whiteboard.registry import CHALLENGER, Registry, RunRecord, VersionRef
+from whiteboard.promotion import offer
+from whiteboard.registry import Registry, RunRecord, VersionRef
 from whiteboard.settings import Settings
+from whiteboard.steps import write_identity
 
 if TYPE_CHECKING:
     from pipelines.fraud.train import Trained
@@ -55,22 +54,8 @@ def pack(trained: "Trained", dataset: Dataset, folder: Path) -> Path:
     notes.mkdir()
     for name, content in texts.items():
         (notes / f"{name}.json").write_text(json.dumps(content, indent=1, default=str))
-    own = identity(dataset.as_of, dataset.fingerprint, trained.config.digest)
-    (folder / "identity.json").write_text(json.dumps(own))
+    write_identity(folder, dataset, trained.config)
     return folder
-
-
-def identity(as_of: datetime, fingerprint: str, config: str) -> dict[str, str]:
-    """What tells one version from another: what was known, what was learnt from, and how."""
-    return {"as_of": as_of.isoformat(), "data_fingerprint": fingerprint, "config": config}
-
-
-def identity_of(candidate: Path) -> dict[str, str] | None:
-    """The identity of the candidate in that folder; None if there is none, or no whole one."""
-    try:
-        return dict(json.loads((candidate / "identity.json").read_text()))
-    except FileNotFoundError:
-        return None
 
 
 def holdout(folder: Path) -> Dataset:
@@ -104,16 +89,8 @@ def register(settings: Settings, candidate: Path) -> VersionRef:
     if ref is None:
         ref = _new_version(registry, candidate, model)
     FeatureStore(settings).register_service(SYSTEM, ref.version, model.features)
-    others = [other for other in (registry.champion(SYSTEM), registry.challenger(SYSTEM)) if other is not None]
-    if "gates" not in ref.tags and all(knows_until(ref) >= knows_until(other) for other in others):
-        registry.set_alias(SYSTEM, CHALLENGER, ref.version)
+    offer(registry, ref)
     return ref
-
-
-def knows_until(ref: VersionRef) -> datetime:
-    """What became known later than that is not in the version; the beginning of time for one that does not say."""
-    at = ref.tags.get("as_of")
-    return datetime.fromisoformat(at) if at else datetime.min.replace(tzinfo=UTC)
 
 
 def _new_version(registry: Registry, candidate: Path, model: FraudModel) -> VersionRef:

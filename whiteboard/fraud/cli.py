@@ -125,11 +125,11 @@ def ingest(transactions: TransactionsFile) -> None:
 @app.command(epilog="Example: whiteboard fraud dataset --as-of 2026-03-04")
 def dataset(as_of: AsOf) -> None:
     """Builds the point-in-time training set of a day, into HOME/training; exit code 99 if it would be empty."""
-    from pipelines.fraud.as_of import dataset as build
+    from pipelines.fraud.as_of import STEPS
     from whiteboard.settings import Settings
 
     with _too_little_is_no_error():
-        built = build(Settings(), as_of)
+        built = STEPS.dataset(Settings(), as_of)
     frauds = int(built.is_fraud.sum())
     Console().print(f"{len(built):,} labelled payments with {frauds:,} frauds, fingerprint {built.fingerprint}")
 
@@ -140,22 +140,22 @@ def fit(as_of: AsOf, tuning_s: Tuning = 0.0, seed: int = 0) -> None:
 
     Repeated, it gives the same model, unless it may tune: what Optuna finds depends on how fast the machine is.
     """
-    from pipelines.fraud.as_of import fit as run
+    from pipelines.fraud.as_of import STEPS
     from pipelines.fraud.train import TrainConfig
     from whiteboard.settings import Settings
 
     with _too_little_is_no_error():
-        candidate = run(Settings(), as_of, TrainConfig(seed=seed, tuning_s=tuning_s))
+        candidate = STEPS.fit(Settings(), as_of, TrainConfig(seed=seed, tuning_s=tuning_s))
     Console().print(f"candidate in {candidate}")
 
 
 @app.command(epilog="Example: whiteboard fraud evaluate --as-of 2026-03-04")
 def evaluate(as_of: AsOf) -> None:
     """Evaluates the model fitted for a day and registers it, once, with its metrics and plots."""
-    from pipelines.fraud.as_of import evaluate as run
+    from pipelines.fraud.as_of import STEPS
     from whiteboard.settings import Settings
 
-    Console().print(f"version {run(Settings(), as_of).version} is registered")
+    Console().print(f"version {STEPS.evaluate(Settings(), as_of).version} is registered")
 
 
 @app.command(epilog="Example: whiteboard fraud train --tuning-s 60")
@@ -175,7 +175,7 @@ def train(
 
     With --as-of it does what `dataset`, `fit` and `evaluate` do one by one.
     """
-    from pipelines.fraud import as_of as steps
+    from pipelines.fraud.as_of import STEPS
     from pipelines.fraud.dataset import build
     from pipelines.fraud.train import TrainConfig
     from pipelines.fraud.train import train as run
@@ -185,9 +185,9 @@ def train(
     if as_of is None:
         version = run(settings, build(settings), config).version
     else:
-        steps.dataset(settings, as_of)
-        steps.fit(settings, as_of, config)
-        version = steps.evaluate(settings, as_of).version
+        STEPS.dataset(settings, as_of)
+        STEPS.fit(settings, as_of, config)
+        version = STEPS.evaluate(settings, as_of).version
     Console().print(f"version {version} is registered")
 
 
@@ -202,13 +202,13 @@ def promote(
     ] = None,
 ) -> None:
     """Lets a version through the gates to @champion, or refuses it with reasons; exit code 99 if refused."""
-    from pipelines.fraud.as_of import judge
+    from pipelines.fraud.as_of import STEPS
     from pipelines.fraud.promote import promote as run
     from whiteboard.settings import Settings
 
     if version and as_of:
         raise typer.BadParameter("give --version or --as-of, not both")
-    verdict = judge(Settings(), as_of) if as_of else run(Settings(), version)
+    verdict = STEPS.judge(Settings(), as_of) if as_of else run(Settings(), version)
     Console().print(verdict.as_table())
     raise typer.Exit(0 if verdict.promoted else NOTHING)
 
@@ -219,10 +219,11 @@ def drift(
     until: Annotated[datetime, typer.Option(formats=MOMENTS, help="and before this one (UTC)")],
 ) -> None:
     """Says whether the monitor has asked for a retrain between two moments; exit code 99 if not."""
-    from pipelines.fraud.drift import asks_for_retrain
+    from whiteboard.fraud.events import SYSTEM
+    from whiteboard.judgements import asks_for_retrain
     from whiteboard.settings import Settings
 
-    messages = asks_for_retrain(Settings(), since.replace(tzinfo=UTC), until.replace(tzinfo=UTC))
+    messages = asks_for_retrain(Settings(), SYSTEM, since.replace(tzinfo=UTC), until.replace(tzinfo=UTC))
     Console().print("\n".join(messages) or f"nothing asked for a retrain from {since} to {until}", highlight=False)
     raise typer.Exit(0 if messages else NOTHING)
 

@@ -1,6 +1,7 @@
 """Training and scoring as of a day: repeated, cut off, out of order, and always the same registry and lake."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -11,30 +12,32 @@ import pytest
 from mlflow import MlflowClient
 from typer.testing import CliRunner
 
-from pipelines.fraud import as_of
-from pipelines.fraud.batch_score import on_duty, score_day
+from pipelines.fraud.as_of import STEPS
+from pipelines.fraud.batch_score import score_day
 from pipelines.fraud.dataset import Dataset
 from pipelines.fraud.gates import Limits
-from pipelines.fraud.promote import Verdict
+from pipelines.fraud.promote import promote
 from pipelines.fraud.train import TrainConfig
 from tests.integration.fraud.history import lived_in
 from whiteboard.errors import ModelError, NotYetError
 from whiteboard.fraud.cli import app
 from whiteboard.fraud.world import WorldConfig
+from whiteboard.promotion import Verdict, on_duty
 from whiteboard.registry import CHALLENGER, CHAMPION, Registry
 from whiteboard.settings import Settings
 
 START, DAYS = date(2026, 1, 5), 48
 CONFIG = TrainConfig(tuning_s=0, rounds=60, slice_frauds=15)
 LENIENT = Limits(better=0.0, calibration_error=1.0, cost=100.0, latency_ms=50.0, segment_drop=1.0)
+LENIENT_STEPS = replace(STEPS, promote=lambda settings, version: promote(settings, version, limits=LENIENT))
 FIVE = [START + timedelta(days=DAYS - 6 + n) for n in range(5)]
 
 
 def retrain(settings: Settings, day: date) -> Verdict:
-    as_of.dataset(settings, day)
-    as_of.fit(settings, day, CONFIG)
-    as_of.evaluate(settings, day)
-    return as_of.judge(settings, day, LENIENT)
+    STEPS.dataset(settings, day)
+    STEPS.fit(settings, day, CONFIG)
+    STEPS.evaluate(settings, day)
+    return LENIENT_STEPS.judge(settings, day)
 
 
 def backfill(settings: Settings) -> None:
@@ -89,13 +92,13 @@ def test_each_version_knows_what_was_known_when_its_day_ended_and_nothing_later(
     known = {ref.tags["as_of"] for ref in Registry(settings).versions("fraud")}
     assert known == {f"{day}T23:59:59.999999+00:00" for day in FIVE}
     for day in FIVE:
-        rows = Dataset.load(as_of.folder(settings, day)).frame
+        rows = Dataset.load(STEPS.folder(settings, day)).frame
         assert rows["created_timestamp"].max() < pd.Timestamp(day + timedelta(days=1), tz="UTC")
 
 
 def test_a_day_is_scored_by_the_version_that_was_champion_when_it_began(settings: Settings) -> None:
     registry = Registry(settings)
-    duty = [on_duty(registry, day).version for day in FIVE]
+    duty = [on_duty(registry, "fraud", day).version for day in FIVE]
     assert duty == ["1", "1", "2", "3", "4"]  # the first day lies before all of them
     scores = pd.read_parquet(settings.lake_dir / "fraud.scores" / f"date={FIVE[3]}" / "version-3.parquet")
     assert set(scores["model_version"]) == {"3"}
@@ -108,7 +111,7 @@ def test_a_rollback_by_hand_stands_whatever_is_repeated(settings: Settings) -> N
         assert retrain(settings, FIVE[-1]).promoted  # as it was written down then
         champion = registry.champion("fraud")
         assert champion is not None and champion.version == "2"
-        assert on_duty(registry, FIVE[-1]).version == "2"
+        assert on_duty(registry, "fraud", FIVE[-1]).version == "2"
     finally:
         registry.set_alias("fraud", CHAMPION, "5")
 
@@ -126,7 +129,7 @@ def test_an_older_day_never_displaces_a_champion_that_knows_more(settings: Setti
     champion, challenger = registry.champion("fraud"), registry.challenger("fraud")
     assert champion is not None and champion.version == "5"
     assert challenger is None
-    verdict = as_of.judge(settings, older)
+    verdict = STEPS.judge(settings, older)
     assert [gate.name for gate in verdict.gates if not gate.passed] == ["recent"]
     assert f"until {older} 23:59, version 5 until {FIVE[-1]} 23:59" in verdict.reason
 
@@ -187,14 +190,14 @@ def test_cut_off_anywhere_and_run_again_a_retrain_ends_as_if_undisturbed(
 
 def test_a_day_that_is_not_over_is_refused(settings: Settings) -> None:
     with pytest.raises(NotYetError, match="is not over"):
-        as_of.dataset(settings, datetime.now(UTC).date())
+        STEPS.dataset(settings, datetime.now(UTC).date())
 
 
 def test_a_step_before_its_time_names_the_one_to_run_first(settings: Settings) -> None:
     day = START
     with pytest.raises(ModelError, match="no data set"):
-        as_of.fit(settings, day)
+        STEPS.fit(settings, day, CONFIG)
     with pytest.raises(ModelError, match=f"fraud fit --as-of {day}"):
-        as_of.evaluate(settings, day)
+        STEPS.evaluate(settings, day)
     with pytest.raises(ModelError, match=f"fraud fit --as-of {day}"):
-        as_of.judge(settings, day)
+        STEPS.judge(settings, day)

@@ -11,7 +11,7 @@ from pipelines.fraud.batch_score import score_day
 from pipelines.fraud.dataset import MAX_WEIGHT, Dataset, build
 from pipelines.fraud.gates import Limits
 from pipelines.fraud.package import holdout
-from pipelines.fraud.promote import Verdict, last_parity, promote
+from pipelines.fraud.promote import promote
 from pipelines.fraud.train import Registered, TrainConfig, split, train
 from tests.integration.fraud.history import into_lake
 from whiteboard.errors import ModelError, NotEnoughDataError
@@ -20,7 +20,9 @@ from whiteboard.fraud.events import DECISIONS, LABELS, TRANSACTIONS, Decision, L
 from whiteboard.fraud.features import FEATURES
 from whiteboard.fraud.model import FraudModel
 from whiteboard.fraud.world import WorldConfig, simulate
+from whiteboard.judgements import last_parity
 from whiteboard.lake import Lake
+from whiteboard.promotion import Verdict
 from whiteboard.registry import Registry
 from whiteboard.settings import Settings
 
@@ -219,7 +221,7 @@ def test_a_broken_parity_stops_even_a_good_model(settings: Settings, dataset: Da
     windows.write_text(
         '{"parity": {"compared": 10, "mismatched": 2}}\n{"parity": {"compared": 0, "mismatched": 0}}\n{"da'
     )
-    assert last_parity(settings) == 2
+    assert last_parity(settings, "fraud") == 2
     train(settings, dataset, replace(CONFIG, seed=1, rounds=100))
     verdict = promote(settings, limits=Limits(latency_ms=50, better=0.0))
     assert [gate.name for gate in verdict.gates if not gate.passed] == ["parity"]

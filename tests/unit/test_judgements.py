@@ -9,8 +9,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from pipelines.fraud.drift import asks_for_retrain, judged_days
 from whiteboard.fraud.cli import _day_or_moment, app
+from whiteboard.judgements import asks_for_retrain, judged_days
 from whiteboard.settings import Settings
 
 
@@ -39,26 +39,26 @@ def settings(tmp_path: Path) -> Settings:
 
 
 def test_alerts_that_learning_can_answer_ask_for_a_retrain(settings: Settings) -> None:
-    asked = asks_for_retrain(settings, at(12, 0), at(12, 15))
+    asked = asks_for_retrain(settings, "fraud", at(12, 0), at(12, 15))
     assert asked == ["drift is beyond its limit", "quality is beyond its limit"]
 
 
 def test_intervals_side_by_side_find_each_alert_once(settings: Settings) -> None:
     edges = [at(11, 50), at(12, 0), at(12, 10), at(12, 20)]
-    found = [asks_for_retrain(settings, since, until) for since, until in pairwise(edges)]
+    found = [asks_for_retrain(settings, "fraud", since, until) for since, until in pairwise(edges)]
     assert found == [[], ["drift is beyond its limit"], ["quality is beyond its limit"]]
 
 
 def test_parity_is_a_bug_that_no_retrain_mends(settings: Settings) -> None:
-    assert asks_for_retrain(settings, at(12, 15), at(13, 0)) == []
+    assert asks_for_retrain(settings, "fraud", at(12, 15), at(13, 0)) == []
 
 
 def test_nothing_judged_asks_for_nothing(tmp_path: Path) -> None:
-    assert asks_for_retrain(Settings(home=tmp_path), at(0, 0), at(23, 0)) == []
+    assert asks_for_retrain(Settings(home=tmp_path), "fraud", at(0, 0), at(23, 0)) == []
 
 
 def test_the_line_that_is_being_written_is_left_out(settings: Settings) -> None:
-    assert [window["day"] for window in judged_days(settings)] == ["2026-03-03", "2026-03-04", "2026-03-06"]
+    assert [window["day"] for window in judged_days(settings, "fraud")] == ["2026-03-03", "2026-03-04", "2026-03-06"]
 
 
 @pytest.mark.parametrize(("until", "code"), [("2026-03-10T12:15:00", 0), ("2026-03-10T12:00:00", 99)])
