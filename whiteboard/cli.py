@@ -21,9 +21,11 @@ from whiteboard.errors import WhiteboardError
 from whiteboard.fraud.cli import app as fraud_app
 
 if TYPE_CHECKING:
+    from whiteboard.demo import Told
     from whiteboard.fraud.live import LiveConfig
     from whiteboard.settings import Settings
 
+SYSTEMS = ("fraud",)
 app = typer.Typer(
     help="The ML system-design interview as running code.",
     no_args_is_help=True,
@@ -66,13 +68,21 @@ def demo(
     Ends with a table, HOME/report/index.html and HOME/report/results.json; exits with 1 if an event was lost, a
     feature differed between online and offline, or a request failed.
     """
-    from pipelines.fraud.demo import DemoConfig, run
+    from whiteboard.demo import run
     from whiteboard.settings import Settings
 
     options(home)
-    if system not in ("all", "fraud"):
-        raise typer.BadParameter(f"{system!r} is not a system; there is: fraud, all")
-    raise typer.Exit(run(Settings(), DemoConfig(seed=seed, customers=customers, live_days=live_days)))
+    if system not in ("all", *SYSTEMS):
+        raise typer.BadParameter(f"{system!r} is not a system; there is: {', '.join(SYSTEMS)}, all")
+
+    def fraud(settings: "Settings", console: Console) -> "Told":
+        from pipelines.fraud.demo import Demo, DemoConfig
+
+        return Demo(settings, console, DemoConfig(seed=seed, customers=customers, live_days=live_days)).run()
+
+    stories = {name: tell for name, tell in (("fraud", fraud),) if system in ("all", name)}
+    command = f"whiteboard demo --system {system} --seed {seed} --customers {customers} --live-days {live_days}"
+    raise typer.Exit(run(Settings(), stories, command))
 
 
 @app.command(epilog="Example: whiteboard up --home /tmp/one   (elsewhere: whiteboard status --home /tmp/one)")

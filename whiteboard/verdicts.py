@@ -18,12 +18,16 @@ Section = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Verdict:
-    """One promise and how it was kept; `good` is None where a figure is only reported."""
+    """What a run was to show and whether it did; `good` is None where a figure is only reported.
+
+    A `promise` must be kept by every run, whatever its world is like.
+    """
 
     label: str
     value: str
     detail: str
     good: bool | None = None
+    promise: bool = False
 
 
 def number(value: float | None, decimals: int = 0) -> str:
@@ -56,15 +60,17 @@ def verdicts(story: Section) -> list[Verdict]:
         detail = (
             f"of {number(events['produced'])}; {number(events['dead_lettered'])} malformed ones kept as dead letters"
         )
-        found.append(Verdict("events lost", number(lost(events)), detail, lost(events) == 0))
+        found.append(Verdict("events lost", number(lost(events)), detail, lost(events) == 0, promise=True))
     if parity := story.get("parity"):
         stale = f"{number(parity['stale'])} had read a stale row"
         detail = f"of {counted(parity['compared'], 'decision')} recomputed offline; {stale}"
-        good = parity["mismatched"] == 0 and parity["compared"] >= story.get("decisions", 1)  # all, not only some
-        found.append(Verdict("features differ", number(parity["mismatched"]), detail, good))
+        looked_at = parity["compared"] + parity.get("degraded", 0)
+        good = parity["mismatched"] == 0 and looked_at >= story.get("decisions", 1)  # all, not only some
+        found.append(Verdict("features differ", number(parity["mismatched"]), detail, good, promise=True))
     if "failed_requests" in story:
         failed = story["failed_requests"]
-        found.append(Verdict("requests failed", number(failed), f"of {number(story.get('decisions'))}", failed == 0))
+        detail = "; ".join([f"of {number(story.get('decisions'))}", *story.get("failures", [])[:2]])
+        found.append(Verdict("requests failed", number(failed), detail, failed == 0, promise=True))
     if drift := story.get("drift"):
         found.append(_drift(drift))
     if models := story.get("models"):

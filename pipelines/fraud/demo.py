@@ -9,48 +9,34 @@ hours of the simulated day. Everything else runs as it would: the numbers at the
 wrote.
 """
 
-import json
-import re
-import shutil
 import time
-import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date, timedelta
-from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 
 import pandas as pd
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from pipelines.fraud import story
 from pipelines.fraud.dataset import build
 from pipelines.fraud.promote import promote
 from pipelines.fraud.train import TrainConfig, train
+from whiteboard.demo import Story, Told, drift, events, midnight, parity, percentiles
 from whiteboard.embedded import EmbeddedStack
-from whiteboard.errors import NotEnoughDataError, ProcessError
-from whiteboard.eventlog import EventProducer, create_topics
-from whiteboard.featurestore import FeatureStore
-from whiteboard.fraud.events import DECISIONS, LABELS, SCHEMAS, TRANSACTIONS, TRANSACTIONS_BY_TERMINAL
+from whiteboard.errors import NotEnoughDataError
+from whiteboard.eventlog import EventProducer
+from whiteboard.fraud.events import DECISIONS, LABELS, SCHEMAS, SYSTEM, TRANSACTIONS, TRANSACTIONS_BY_TERMINAL
 from whiteboard.fraud.ingest import ingest, send_label
 from whiteboard.fraud.monitor import Monitor
+from whiteboard.fraud.routes import ROUTES
 from whiteboard.fraud.traffic import Answers, DecisionClient
 from whiteboard.fraud.world import WorldConfig, labels_for, malformed_payloads, simulate
-from whiteboard.lake import Lake
-from whiteboard.processes import free_port, url_answers, wait_until
-from whiteboard.registry import Registry
-from whiteboard.report import write_report
 from whiteboard.settings import Settings
 
-MARKER = "demo.json"  # names a home that a demo made and may therefore wipe
-WORKERS = 2
 CHUNK = pd.Timedelta(hours=6)  # labels are sent at its beginning
 START = date(2026, 1, 5)
-_POSITION = re.compile(r'^whiteboard_stream_position\{partition="(\d+)",topic="([^"]+)"\} (\S+)$', re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -93,117 +79,71 @@ class DemoConfig:
         )
 
 
-@dataclass
-class Chronicle:
-    """What the demo itself saw: what it sent, what came back, which models were made, and how long each stage took."""
-
-    produced: dict[str, int] = field(default_factory=lambda: {TRANSACTIONS: 0, LABELS: 0, "malformed": 0})
-    answers: Answers = field(default_factory=Answers)
-    latencies_by_day: dict[str, list[float]] = field(default_factory=dict)
-    models: list[dict[str, Any]] = field(default_factory=list)
-    events: list[dict[str, str]] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=dict)
-    events_per_s: float = 0.0
-    promoted_day: str | None = None
-
-    def mark(self, day: date, kind: str, label: str) -> None:
-        """Notes something for the report's time line."""
-        self.events.append({"day": day.isoformat(), "kind": kind, "label": label})
-
-
-class Demo:
+class Demo(Story):
     """One run of the story."""
 
-    def __init__(self, settings: Settings, config: DemoConfig, console: Console) -> None:
-        self.settings, self.config, self.console = settings, config, console
-        self.chronicle = Chronicle()
-        self.lake = Lake(settings.lake_dir)
+    system = SYSTEM
+
+    def __init__(self, settings: Settings, console: Console, config: DemoConfig) -> None:
+        super().__init__(settings, console)
+        self.config = config
+        self.answers = Answers()
         self.trainer = ThreadPoolExecutor(1, thread_name_prefix="pipeline")
 
-    def run(self) -> dict[str, Any]:
-        """Lives the story and returns its results."""
+    def run(self) -> Told:
+        """Lives the story and tells it."""
         with EmbeddedStack(self.settings) as stack:
-            self.stack = stack
-            with self._stage("start", "Broker, feature store, two workers, service and monitor start"):
-                self._start()
-            with self._stage("ingest", f"{self.config.history_days} days of history go through Kafka"):
+            with self.stage("start", "Broker, feature store, two workers, service and monitor start"):
+                self.start(stack, meanwhile=self._found_world)
+            with self.stage("ingest", f"{self.config.history_days} days of history go through Kafka"):
                 self._history()
-            with self._stage("train", "First model: point-in-time set, training, gates, promotion"):
-                self._train_and_promote(self.config.first_live_day, "first model", self._expected())
-                wait_until(lambda: self._serving() == "1", "the service serves version 1")
+            with self.stage("train", "First model: point-in-time set, training, gates, promotion"):
+                self._train_and_promote(self.config.first_live_day, "first model", self._in_lake())
+                self.wait_serving("1")
             with DecisionClient(self.service_port) as client, EventProducer(self.settings, "demo", SCHEMAS) as producer:
                 self._live(client, producer)
-            with self._stage("settle", "The last events reach the lake and the monitor"):
+            with self.stage("settle", "The last events reach the lake and the monitor"):
                 self._settle()
-            return self._results()
+            results = self._results()
+            return Told("Fraud detection, one life", results, story.rows(results))
 
     def _results(self) -> dict[str, Any]:
         """Everything that the run's components wrote, as results.json and the report show it."""
         told, config = self.chronicle, self.config
-        decided, windows = story.decided(self.settings), self._monitored()
+        decided, windows = story.decided(self.settings), self.monitored()
         changed = START + timedelta(days=config.shift_day)
-        alarms = [w["day"] for w in windows if w["drift"]["drifted"]]
-        detected = next((e["day"] for e in told.events if e["kind"] == "drift_detected"), None)
-        parity = {
-            key: sum(w["parity"][key] for w in windows) for key in ("compared", "mismatched", "stale", "degraded")
-        }
         return {
-            "events": story.events(self.settings, told),
-            "decisions": len(told.answers.decisions),
-            "failed_requests": len(told.answers.failures),
-            "failures": told.answers.failures[:10],
-            "parity": parity,
-            "latency_ms": story.percentiles(told.answers.latencies_ms),
+            "events": events(self.settings, ROUTES, told),
+            "decisions": len(self.answers.decisions),
+            "failed_requests": len(self.answers.failures),
+            "failures": self.answers.failures[:10],
+            "parity": parity(windows),
+            "latency_ms": percentiles(self.answers.latencies_ms),
             "quality": story.periods(decided, changed, told.promoted_day),
-            "drift": {
-                "happened_day": changed.isoformat(),
-                "detected_day": detected,
-                "false_alarms": sum(day < changed.isoformat() for day in alarms),
-            },
+            "drift": drift(windows, changed, told),
             "models": told.models,
             "stream": {"events_per_s": round(told.events_per_s)},
             "seconds": told.seconds,
             "series": {"days": story.days(decided, windows, told.latencies_by_day), "events": told.events},
         }
 
-    @contextmanager
-    def _stage(self, name: str, title: str) -> Iterator[None]:
-        started = time.perf_counter()
-        with self.console.status(f"[bold]{title} …"):
-            yield
-        self.chronicle.seconds[name] = round(time.perf_counter() - started, 1)
-        self.console.print(f"[green]✓[/] {title} [dim]{self.chronicle.seconds[name]:.1f} s[/]")
-
-    def _start(self) -> None:
-        self.settings = self.stack.start_broker()
-        create_topics(self.settings)
-        FeatureStore.apply(self.settings)
-        Registry(self.settings).prepare()
-        self.worker_ports = [free_port() for _ in range(WORKERS)]
-        for number, port in enumerate(self.worker_ports, 1):
-            self.stack.start(f"stream-{number}", "services.stream.worker", "--metrics-port", str(port))
-        self.service_port, monitor_port = free_port(), free_port()
-        self.stack.start("fraud", "services.fraud.app", "--port", str(self.service_port))
-        self.stack.start("monitor", "services.monitor.worker", "--metrics-port", str(monitor_port))
+    def _found_world(self) -> None:
         self.world = simulate(self.config.world())
-        self.world.save(self.settings.home / "world")
-        for number, port in enumerate(self.worker_ports, 1):
-            ready = url_answers(f"http://127.0.0.1:{port}/metrics")
-            self.stack.process(f"stream-{number}").wait_ready(ready)
+        self.world.save(self.settings.home / "world" / SYSTEM)
 
     def _history(self) -> None:
-        payments, until = self.world.transactions, _midnight(self.config.first_live_day)
+        payments, until = self.world.transactions, midnight(self.config.first_live_day)
         started = time.perf_counter()
         result = ingest(self.settings, payments[payments["created_timestamp"] < until], until=until)
         self.waiting_labels = result.withheld
-        self.chronicle.produced[TRANSACTIONS] += result.transactions
-        self.chronicle.produced[LABELS] += result.labels
-        self._wait_folded()
+        self.chronicle.sent(TRANSACTIONS, result.transactions)
+        self.chronicle.sent(LABELS, result.labels)
+        self.wait_folded()
         self.chronicle.events_per_s = (result.transactions + result.labels) / (time.perf_counter() - started)
 
     def _train_and_promote(self, day: date, why: str, expected: dict[str, int]) -> bool:
         """Trains on what was sent until now; it need not wait for what is sent meanwhile."""
-        self._wait_in_lake(expected)
+        self.wait_in_lake(expected)
         began = time.perf_counter()
         config = TrainConfig(seed=self.config.seed, tuning_s=self.config.tuning_s)
         try:
@@ -225,27 +165,28 @@ class Demo:
         """The live days. A retrain runs beside the traffic of the day on which it was asked for."""
         config, started = self.config, time.perf_counter()
         payments = self.world.transactions
-        payments = payments[payments["created_timestamp"] >= _midnight(config.first_live_day)]
+        payments = payments[payments["created_timestamp"] >= midnight(config.first_live_day)]
         chunks = payments.groupby(payments["created_timestamp"].dt.floor(CHUNK))
         broken = malformed_payloads(config.malformed, config.seed)
         retrain_on: date | None = None
         retrain: Future[bool] | None = None
         self.chronicle.mark(START + timedelta(days=config.shift_day), "pattern_changed", "the fraud pattern changes")
-        with _bar(self.console) as bar:
+        with self.bar() as bar:
             task = bar.add_task("live traffic", total=len(payments))
             for number in range(config.live_days):
                 day = config.first_live_day + timedelta(days=number)
                 bar.update(task, description=f"live day {number + 1} of {config.live_days} ({day})")
                 if retrain_on is not None and day >= retrain_on and retrain is None:
-                    retrain = self.trainer.submit(self._train_and_promote, day, "the monitor asked", self._expected())
-                self._wait_monitored(number - 2)
-                for at in pd.date_range(_midnight(day), periods=pd.Timedelta(days=1) // CHUNK, freq=CHUNK):
+                    retrain = self.trainer.submit(self._train_and_promote, day, "the monitor asked", self._in_lake())
+                self.wait_monitored(number - 2)
+                for at in pd.date_range(midnight(day), periods=pd.Timedelta(days=1) // CHUNK, freq=CHUNK):
                     if at in chunks.groups:
                         self._send(client, producer, chunks.get_group(at), at, lambda: bar.advance(task))
                 for _, payload in broken[number :: config.live_days]:
                     headers = {"schema": b"fraud.transaction.v1", "trace": b""}
                     producer.send_raw(TRANSACTIONS, b"c-1", payload, headers)
-                    self.chronicle.produced["malformed"] += 1
+                    self.chronicle.sent(TRANSACTIONS)
+                    self.chronicle.malformed += 1
                 if retrain is not None:
                     retrain_on = self._after_retrain(retrain, day)
                     retrain = None
@@ -254,21 +195,27 @@ class Demo:
         self.chronicle.seconds["live"] = round(time.perf_counter() - started, 1)
 
     def _send(
-        self, client: DecisionClient, producer: EventProducer, payments: pd.DataFrame, at: pd.Timestamp, advance: Any
+        self,
+        client: DecisionClient,
+        producer: EventProducer,
+        payments: pd.DataFrame,
+        at: pd.Timestamp,
+        advance: Callable[[], None],
     ) -> None:
         """Some hours of traffic: the labels that became known until then, then the payments as they arrive."""
         due = self.waiting_labels["event_timestamp"] < at
         for row in _rows(self.waiting_labels[due]):
             send_label(producer, row, created_us=time.time_ns() // 1000)
         producer.flush()
-        self.chronicle.produced[LABELS] += int(due.sum())
+        self.chronicle.sent(LABELS, int(due.sum()))
         answers = Answers()
         for batch in _independent(payments.sort_values("created_timestamp", kind="stable")):
-            self._wait_folded()
+            self.wait_folded()
             part = client.score(batch, advance)
             answers.extend(part)
-            self.chronicle.answers.extend(part)
-            self.chronicle.produced[TRANSACTIONS] += len(part.decisions)
+            self.answers.extend(part)
+            self.chronicle.sent(TRANSACTIONS, len(part.decisions))
+            self.chronicle.sent(DECISIONS, len(part.decisions))
         self.chronicle.latencies_by_day.setdefault(at.date().isoformat(), []).extend(answers.latencies_ms)
         decided = pd.DataFrame(answers.decisions)[["transaction_id", "decision"]].merge(
             payments[["transaction_id", "event_timestamp"]], on="transaction_id"
@@ -280,7 +227,7 @@ class Demo:
 
     def _alarm(self, day: date) -> date | None:
         """The day to retrain on, if the monitor has raised an alert; its reason goes to the time line."""
-        alerted = [window for window in self._monitored() if window["alerts"]]
+        alerted = [window for window in self.monitored() if window["alerts"]]
         if not alerted:
             return None
         first = alerted[0]
@@ -292,78 +239,26 @@ class Demo:
         promoted, version = retrain.result(), str(self.chronicle.models[-1]["version"])
         if not promoted:
             return day + timedelta(days=2)
-        wait_until(lambda: self._serving() == version, f"the service serves version {version}")
+        self.wait_serving(version)
         self.chronicle.promoted_day = day.isoformat()
         self.chronicle.mark(day, "promoted", f"version {version} is champion")
         return None
 
     def _settle(self) -> None:
-        self._wait_folded()
-        self._wait_in_lake(self._expected())
-        self._wait_monitored(self.config.live_days - 1)
+        self.wait_folded()
+        self.wait_in_lake(self._in_lake())
+        self.wait_monitored(self.config.live_days - 1)
         self.stack.process("monitor").terminate()
         Monitor(self.settings).work(close_last=True)  # no later day will come to close the last one
 
-    def _wait_monitored(self, live_days: int) -> None:
-        """Until the monitor has judged the first `live_days` days: it may be two days behind, not a week."""
-
-        def judged() -> bool:
-            self.stack.check()
-            return len(self._monitored()) >= live_days
-
-        wait_until(judged, f"the monitor has judged {live_days} live days", timeout_s=120)
-
-    def _monitored(self) -> list[dict[str, Any]]:
-        path = self.settings.monitor_dir / "fraud" / "windows.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-    def _serving(self) -> str | None:
-        with urlopen(f"http://127.0.0.1:{self.service_port}/v1/model", timeout=5) as response:
-            champion: str | None = json.load(response)["champion"]
-        return champion
-
-    def _expected(self) -> dict[str, int]:
+    def expected(self) -> dict[str, int]:
         """How many offsets each topic must have by what was sent."""
         sent = self.chronicle.produced
-        events = sent[TRANSACTIONS] + sent[LABELS]
-        return {
-            TRANSACTIONS: sent[TRANSACTIONS] + sent["malformed"],
-            LABELS: sent[LABELS],
-            DECISIONS: len(self.chronicle.answers.decisions),
-            TRANSACTIONS_BY_TERMINAL: events,
-        }
+        valid = sent.get(TRANSACTIONS, 0) - self.chronicle.malformed
+        return {**sent, TRANSACTIONS_BY_TERMINAL: valid + sent.get(LABELS, 0)}
 
-    def _wait_folded(self) -> None:
-        """Until every event sent is folded and pushed, as the workers' own metrics say."""
-
-        def folded() -> bool:
-            self.stack.check()
-            positions: dict[tuple[str, str], float] = {}
-            for port in self.worker_ports:
-                with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as response:
-                    for at, offset in _positions(response.read().decode()):
-                        positions[at] = max(offset, positions.get(at, 0))
-            expected = self._expected()
-            return all(sum(o for (t, _), o in positions.items() if t == topic) >= n for topic, n in expected.items())
-
-        wait_until(folded, "the stream workers have folded all that was sent", timeout_s=120)
-
-    def _wait_in_lake(self, expected: dict[str, int]) -> None:
-        """Until the lake covers that many offsets of each topic."""
-
-        def covered() -> bool:
-            return all(
-                sum(self.lake.coverage(topic).values()) >= count
-                for topic, count in expected.items()
-                if topic != TRANSACTIONS_BY_TERMINAL
-            )
-
-        wait_until(covered, "the lake holds all that was sent", timeout_s=60)
-
-
-def _positions(metrics: str) -> Iterator[tuple[tuple[str, str], float]]:
-    for partition, topic, value in _POSITION.findall(metrics):
-        yield (topic, partition), float(value)
+    def _in_lake(self) -> dict[str, int]:
+        return {topic: count for topic, count in self.expected().items() if topic != TRANSACTIONS_BY_TERMINAL}
 
 
 def _independent(payments: pd.DataFrame) -> Iterator[list[dict[str, Any]]]:
@@ -384,47 +279,3 @@ def _independent(payments: pd.DataFrame) -> Iterator[list[dict[str, Any]]]:
 
 def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
-
-
-def _midnight(day: date) -> pd.Timestamp:
-    return pd.Timestamp(day, tz="UTC")
-
-
-def _bar(console: Console) -> Progress:
-    return Progress(
-        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        console=console,
-    )  # fmt: skip
-
-
-def prepare_home(home: Path) -> None:
-    """Empties a home that an earlier demo left. Raises ProcessError for one that holds something else."""
-    if home.exists() and any(home.iterdir()):
-        if not (home / MARKER).exists():
-            raise ProcessError(f"{home} holds something that no demo made; choose another --home or delete it")
-        if (home / "run" / "stack.json").exists():
-            with EmbeddedStack(Settings(home=home)):  # refuses if a stack is running there
-                pass
-        shutil.rmtree(home)
-    home.mkdir(parents=True)
-    (home / MARKER).write_text('{"made_by": "whiteboard demo"}\n')
-
-
-def run(settings: Settings, config: DemoConfig) -> int:
-    """The demo from an empty home to the report; 0, or 1 if an event was lost, parity broken or a request failed."""
-    warnings.simplefilter("ignore", DeprecationWarning)  # of libraries; Feast's import switches them on
-    console, began = Console(), time.perf_counter()
-    prepare_home(settings.home)
-    results = Demo(settings, config, console).run()
-    results["seconds"]["total"] = round(time.perf_counter() - began, 1)
-    command = f"whiteboard demo --system fraud --seed {config.seed} --customers {config.customers}"
-    folder = settings.report_dir
-    folder.mkdir(parents=True, exist_ok=True)
-    plain = {"fraud": {key: value for key, value in results.items() if key != "series"}}
-    (folder / "results.json").write_text(json.dumps(plain, indent=2) + "\n")
-    page = write_report(folder, {"command": command, "artefacts": story.artefacts(settings), "fraud": results})
-    console.print(story.table(results))
-    console.print(f"report: {page}\nnumbers: {folder / 'results.json'}")
-    if broken := story.broken_promises(results):
-        console.print("[bold red]" + "\n".join(broken))
-    return 1 if broken else 0

@@ -22,6 +22,7 @@ DEFAULT = Limits()
 
 
 def main(
+    system: Annotated[str, typer.Option(help="which system")] = "fraud",
     metrics_port: Annotated[int, typer.Option(help="Prometheus metrics on this port; 0: none")] = 0,
     host: Annotated[str, typer.Option(help="address of the metrics port")] = "127.0.0.1",
     once: Annotated[bool, typer.Option("--once", help="judge the days that are over, then exit")] = False,
