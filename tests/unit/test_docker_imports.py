@@ -1,0 +1,24 @@
+"""The check of an image's packages, as infra/docker/Dockerfile runs it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = Path(__file__).parents[2] / "infra" / "docker" / "imports.py"
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True, check=False)
+
+
+def test_what_is_imported_only_within_a_function_is_missed_too(tmp_path: Path) -> None:
+    (tmp_path / "worker.py").write_text("import json\n\ndef judge():\n    from evidently.legacy.gone import Test\n")
+    done = run(str(tmp_path))
+    assert done.returncode == 1
+    assert "evidently.legacy.gone" in done.stderr
+
+
+def test_what_is_left_out_on_purpose_is_not_missed(tmp_path: Path) -> None:
+    (tmp_path / "embedded.py").write_text("from os import path\nimport broker_in_a_wheel.bin\n")
+    assert run(str(tmp_path), "--but", "broker_in_a_wheel").returncode == 0
+    assert run(str(tmp_path)).returncode == 1
