@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from datetime import date, datetime
 from pathlib import Path
 from secrets import token_hex
+from tempfile import gettempdir
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -51,11 +52,15 @@ _DUCKDB = {
 
 
 def connect() -> "duckdb.DuckDBPyConnection":
-    """A DuckDB connection that reads and shows time in UTC."""
+    """A DuckDB connection that reads and shows time in UTC, and leaves the process memory for other things.
+
+    Beyond two fifths of the machine's or container's memory it uses the disk, in the folder for temporary files.
+    """
     import duckdb
 
     connection = duckdb.connect()
-    connection.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
+    connection.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false; SET memory_limit = '40%'")
+    connection.execute(f"SET temp_directory = '{gettempdir()}/whiteboard-{os.getpid()}'")
     return connection
 
 

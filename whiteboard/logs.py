@@ -5,7 +5,9 @@
 
 import json
 import logging
+import sys
 from datetime import UTC, datetime
+from types import TracebackType
 from zlib import crc32
 
 _STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -43,9 +45,19 @@ def logged(trace: str, share: float) -> bool:
 
 
 def configure_logging(process: str, level: int = logging.INFO) -> None:
-    """Sends this process's logs to standard error as JSON lines; libraries speak from WARNING on."""
+    """Sends this process's logs to standard error as JSON lines; libraries speak from WARNING on.
+
+    What the process dies of is its last line. Python's warnings, of libraries to libraries, are left out.
+    """
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter(process))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     for name in ("stream", "fraud", "monitor", "traffic", "console", "whiteboard"):
         logging.getLogger(name).setLevel(level)
+    logging.captureWarnings(True)
+    logging.getLogger("py.warnings").setLevel(logging.ERROR)
+    sys.excepthook = _log_death
+
+
+def _log_death(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    logging.getLogger("whiteboard").critical("died", exc_info=(kind, error, traceback))

@@ -35,6 +35,14 @@ class Skew:
     lost: int = 0  # what they read died with the broker before it reached the lake: nothing to compare with
     examples: list[dict[str, Any]] = field(default_factory=list)
 
+    def __add__(self, other: "Skew") -> "Skew":
+        """Both together, with the first examples."""
+        counts = {name: getattr(self, name) + getattr(other, name) for name in _COUNTS}
+        return Skew(**counts, examples=(self.examples + other.examples)[:EXAMPLES])
+
+
+_COUNTS = ("compared", "mismatched", "stale", "degraded", "lost")
+
 
 def reach(watermarks: str, coverage: Coverage) -> Reach:
     """Whether the lake holds all that the rows held: only then can a decision be recomputed.

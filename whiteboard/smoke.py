@@ -5,7 +5,7 @@
 ✓ features    c-smoke-6f2c… counts 20 payments in the online store (redis)
 ✓ lake        20 payments and 20 decisions in Parquet
 ✓ mlflow      version 1 is champion, run 8d0c…, average_precision 0.93
-✓ prometheus  whiteboard_http_requests_total grew to 1,860
+✓ prometheus  whiteboard_http_requests_total rose from 1,840 to 1,860; 7 processes are up, none restarts over and over
 """
 
 import json
@@ -147,7 +147,7 @@ class Smoke:
         )
 
     def metric(self) -> str:
-        """Prometheus has counted the requests."""
+        """Prometheus has counted the requests, and sees every process up and none of them dying again and again."""
         requests = 0.0
 
         def counted() -> bool:
@@ -156,7 +156,13 @@ class Smoke:
             return requests >= self._before + self.payments
 
         self._wait(counted, "Prometheus counts the requests", lambda: f"{requests:,.0f} after {self._before:,.0f}")
-        return f"whiteboard_http_requests_total rose from {self._before:,.0f} to {requests:,.0f}"
+        up = self._ask("up")
+        down = [labels for labels, value in up if value != 1]
+        restarting = [labels for labels, _ in self._ask("changes(process_start_time_seconds[15m]) > 2")]
+        if down or restarting:
+            raise AssertionError(f"down: {_places(down)}; dying again and again: {_places(restarting)}")
+        rose = f"whiteboard_http_requests_total rose from {self._before:,.0f} to {requests:,.0f}"
+        return f"{rose}; {len(up)} processes are up, none restarts over and over"
 
     def _id(self, number: int) -> str:
         return f"{self.trace}-{number}"
@@ -179,10 +185,15 @@ class Smoke:
         return answer
 
     def _requests(self) -> float:
-        query = urllib.parse.urlencode({"query": f'sum(whiteboard_http_requests_total{{system="{SYSTEM}"}})'})
+        counted = self._ask(f'sum(whiteboard_http_requests_total{{system="{SYSTEM}"}})')
+        return counted[0][1] if counted else 0.0
+
+    def _ask(self, promql: str) -> list[tuple[dict[str, str], float]]:
+        """What Prometheus answers: labels and value of each series."""
+        query = urllib.parse.urlencode({"query": promql})
         with urllib.request.urlopen(f"{self.prometheus}/api/v1/query?{query}", timeout=10) as response:
             result = json.load(response)["data"]["result"]
-        return float(result[0]["value"][1]) if result else 0.0
+        return [(series["metric"], float(series["value"][1])) for series in result]
 
     @staticmethod
     def _wait(condition: Callable[[], bool], what: str, seen: Callable[[], str], pause_s: float = POLL_S) -> None:
@@ -191,6 +202,10 @@ class Smoke:
             if time.monotonic() > deadline:
                 raise AssertionError(f"waited {TIMEOUT_S:.0f} s in vain until {what}: {seen()}")
             time.sleep(pause_s)
+
+
+def _places(series: list[dict[str, str]]) -> str:
+    return ", ".join(f"{labels.get('job')} {labels.get('instance')}" for labels in series) or "none"
 
 
 def _newest(lake: Lake) -> datetime | None:

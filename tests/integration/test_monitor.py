@@ -22,6 +22,7 @@ from kafka import KafkaConsumer, TopicPartition
 from whiteboard.drift import Baseline, distance
 from whiteboard.eventlog import client_config
 from whiteboard.events import Alert
+from whiteboard.fraud import monitor
 from whiteboard.fraud.events import ALERTS, DECISIONS, LABELS, TRANSACTIONS, Decision, Label, Transaction
 from whiteboard.fraud.features import CUSTOMER_FOLD, TERMINAL_FOLD, micros, online_values, watermarks
 from whiteboard.fraud.monitor import Limits, Monitor
@@ -372,7 +373,10 @@ def test_feature_that_differs_offline_raises_an_alert_with_an_example(settings: 
 
 
 @pytest.mark.usefixtures("quick")
-def test_decisions_are_compared_when_the_lake_has_caught_up_with_them(settings: Settings, calm: Traffic) -> None:
+def test_decisions_are_compared_when_the_lake_has_caught_up_with_them(
+    settings: Settings, calm: Traffic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(monitor, "AT_ONCE", 150)  # a day is several portions
     sink(settings, DECISIONS, calm.records[DECISIONS])
     sink(settings, LABELS, calm.records[LABELS])
     behind = (HISTORY + 2) * A_DAY  # two live days of transactions are in the lake

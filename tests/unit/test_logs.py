@@ -2,6 +2,8 @@
 
 import json
 import logging
+import subprocess
+import sys
 from uuid import UUID
 
 from whiteboard.logs import JsonFormatter, logged
@@ -33,3 +35,19 @@ def test_a_trace_that_is_logged_at_a_share_is_logged_at_every_larger_one() -> No
 
 def test_what_has_no_trace_is_never_logged() -> None:
     assert not logged("", 1.0)
+
+
+def test_what_a_process_dies_of_is_its_last_line_and_libraries_warnings_are_none() -> None:
+    program = """
+import warnings
+from whiteboard.logs import configure_logging
+
+configure_logging("monitor")
+warnings.warn("old", DeprecationWarning)
+raise ModuleNotFoundError("gone")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    (line,) = done.stderr.splitlines()
+    found = json.loads(line)
+    assert (found["process"], found["message"], done.returncode) == ("monitor", "died", 1)
+    assert "gone" in found["exception"]

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,7 +43,7 @@ from whiteboard.lake import Lake, connect
 from whiteboard.quality import LiveQuality, live_quality
 from whiteboard.registry import CHALLENGER, CHAMPION, Registry
 from whiteboard.settings import Settings
-from whiteboard.skew import Skew, comparable, compare, feature_columns
+from whiteboard.skew import Coverage, Skew, comparable, compare, feature_columns
 from whiteboard.telemetry import BEAT
 
 log = logging.getLogger("monitor")
@@ -52,6 +53,7 @@ LEAST_FRAUDS = 20  # below it average precision is mostly noise
 QUALITY_DAYS = 3  # of matured decisions, for enough frauds
 REPEAT_AFTER = 7  # windows, until an alert of the same kind on the same version is sent again
 SETTLE_S = 3.0  # from the first decision of a later day until what workers buffer (2 s) is in the lake too
+AT_ONCE = 2_000  # decisions of a partition compared in one go; DuckDB takes some 20 MB for a thousand
 NEWEST = 5  # decisions that tell which event day it is; their median withstands two strays
 
 
@@ -182,26 +184,38 @@ class Monitor:
     def _parity(self, connection: duckdb.DuckDBPyConnection) -> tuple[Skew, dict[str, int]]:
         """Compares what was decided since the last window, as far as the lake covers what the decisions had read."""
         done: dict[str, int] = dict(self._windows[-1]["compared_to"]) if self._windows else {}
+        skew = Skew()
+        while (found := self._next_to_compare(connection, done)) is not None:
+            ready, coverage = found
+            relations = {
+                "transactions": self._lake.relation(TRANSACTIONS, Transaction),
+                "labels": self._lake.relation(LABELS, Label),
+            }
+            recomputed = partial(point_in_time_sql, visibility="watermark", **relations)
+            skew += compare(connection, ready, coverage, recomputed, partial(unseen_events_sql, **relations))
+            places = ready["epoch"].astype(str) + "/" + ready["partition"].astype(str)
+            done |= {str(at): int(last) + 1 for at, last in ready.groupby(places)["offset"].max().items()}
+            BEAT.set_to_current_time()
+        return skew, done
+
+    def _next_to_compare(
+        self, connection: duckdb.DuckDBPyConnection, done: dict[str, int]
+    ) -> tuple[pd.DataFrame, Coverage] | None:
+        """The next decisions to compare, of each partition the oldest, and what the lake covers; None if none is ready.
+
+        A few thousand at a time: a backlog of days must fit into memory too.
+        """
         # Coverage first: the decisions read after it may have to wait, but never the other way round.
         coverage = {topic: self._lake.coverage(topic) for topic in (TRANSACTIONS, LABELS)}
         known = ", ".join(f"({at.replace('/', ', ')}, {following})" for at, following in {"-1/-1": 0, **done}.items())
         fresh = connection.sql(
             f"SELECT d.* FROM {self._decisions()} d LEFT JOIN (VALUES {known}) AS done(epoch, partition, following) "
-            'USING (epoch, partition) WHERE "offset" >= coalesce(following, 0) ORDER BY epoch, partition, "offset"'
+            'USING (epoch, partition) WHERE "offset" >= coalesce(following, 0) '
+            f'QUALIFY row_number() OVER (PARTITION BY epoch, partition ORDER BY "offset") <= {AT_ONCE} '
+            'ORDER BY epoch, partition, "offset"'
         ).df()
         ready = comparable(fresh, coverage)
-        places = ready["epoch"].astype(str) + "/" + ready["partition"].astype(str)
-        done |= {str(at): int(last) + 1 for at, last in ready.groupby(places)["offset"].max().items()}
-        transactions = self._lake.relation(TRANSACTIONS, Transaction)
-        labels = self._lake.relation(LABELS, Label)
-        skew = compare(
-            connection,
-            ready,
-            coverage,
-            lambda rows: point_in_time_sql(rows, transactions, labels, "watermark"),
-            lambda rows: unseen_events_sql(rows, transactions, labels),
-        )
-        return skew, done
+        return None if ready.empty else (ready, coverage)
 
     def _quality(self, connection: duckdb.DuckDBPyConnection, day: date, version: str) -> LiveQuality:
         """Live quality of `version` over the newest days whose labels have mostly come in by `day`."""
