@@ -184,29 +184,31 @@ class Monitor:
     def _parity(self, connection: duckdb.DuckDBPyConnection) -> tuple[Skew, dict[str, int]]:
         """Compares what was decided since the last window, as far as the lake covers what the decisions had read."""
         done: dict[str, int] = dict(self._windows[-1]["compared_to"]) if self._windows else {}
-        skew = Skew()
-        while (found := self._next_to_compare(connection, done)) is not None:
-            ready, coverage = found
-            relations = {
-                "transactions": self._lake.relation(TRANSACTIONS, Transaction),
-                "labels": self._lake.relation(LABELS, Label),
-            }
-            recomputed = partial(point_in_time_sql, visibility="watermark", **relations)
+        skew, coverage = Skew(), self._read_events(connection)
+        relations = {"transactions": "seen_transactions", "labels": "seen_labels"}
+        recomputed = partial(point_in_time_sql, visibility="watermark", **relations)
+        while not (ready := self._next_to_compare(connection, done, coverage)).empty:
             skew += compare(connection, ready, coverage, recomputed, partial(unseen_events_sql, **relations))
             places = ready["epoch"].astype(str) + "/" + ready["partition"].astype(str)
             done |= {str(at): int(last) + 1 for at, last in ready.groupby(places)["offset"].max().items()}
             BEAT.set_to_current_time()
         return skew, done
 
-    def _next_to_compare(
-        self, connection: duckdb.DuckDBPyConnection, done: dict[str, int]
-    ) -> tuple[pd.DataFrame, Coverage] | None:
-        """The next decisions to compare, of each partition the oldest, and what the lake covers; None if none is ready.
+    def _read_events(self, connection: duckdb.DuckDBPyConnection) -> dict[str, dict[tuple[int, int], int]]:
+        """Reads the events that features come from into tables, once for all their scans; what the lake then covered.
 
-        A few thousand at a time: a backlog of days must fit into memory too.
+        The lake is thousands of small files, and every scan opens them all.
         """
-        # Coverage first: the decisions read after it may have to wait, but never the other way round.
+        # Coverage first: the events read after it may be more than it says, but never fewer.
         coverage = {topic: self._lake.coverage(topic) for topic in (TRANSACTIONS, LABELS)}
+        for table, topic, kind in (("seen_transactions", TRANSACTIONS, Transaction), ("seen_labels", LABELS, Label)):
+            connection.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS FROM {self._lake.relation(topic, kind)}")
+        return coverage
+
+    def _next_to_compare(
+        self, connection: duckdb.DuckDBPyConnection, done: dict[str, int], coverage: Coverage
+    ) -> pd.DataFrame:
+        """The next decisions that can be compared, of each partition the oldest; a backlog must fit into memory too."""
         known = ", ".join(f"({at.replace('/', ', ')}, {following})" for at, following in {"-1/-1": 0, **done}.items())
         fresh = connection.sql(
             f"SELECT d.* FROM {self._decisions()} d LEFT JOIN (VALUES {known}) AS done(epoch, partition, following) "
@@ -214,8 +216,7 @@ class Monitor:
             f'QUALIFY row_number() OVER (PARTITION BY epoch, partition ORDER BY "offset") <= {AT_ONCE} '
             'ORDER BY epoch, partition, "offset"'
         ).df()
-        ready = comparable(fresh, coverage)
-        return None if ready.empty else (ready, coverage)
+        return comparable(fresh, coverage)
 
     def _quality(self, connection: duckdb.DuckDBPyConnection, day: date, version: str) -> LiveQuality:
         """Live quality of `version` over the newest days whose labels have mostly come in by `day`."""
