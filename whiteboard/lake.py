@@ -98,6 +98,7 @@ class Lake:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._ends: dict[tuple[str, int, int], int] = {}  # where the commits of this writer left their partitions
 
     def epoch(self, topic: str, log_id: str) -> int:
         """The number of this log of `topic`: 0 for the first one seen, 1 for its successor, …"""
@@ -133,7 +134,10 @@ class Lake:
         False, and nothing changed, if another worker has already committed from `first` on. On return the commit
         survives a loss of power. Raises LakeError for a `first` beyond `end`: a gap would never be filled.
         """
-        end = self.end(topic, epoch, partition)
+        # A remembered end may lie behind: then there is a commit that starts there, and the link fails.
+        end = self._ends.get((topic, epoch, partition))
+        if first != end:
+            end = self.end(topic, epoch, partition)
         if first > end:
             raise LakeError(
                 f"{topic} epoch {epoch} partition {partition} ends at offset {end}: a commit from {first} on would "
@@ -153,10 +157,12 @@ class Lake:
             held = set(json.loads(commit.read_text())["files"])
             for file in set(files) - held:
                 (folder / file).unlink(missing_ok=True)
+            self._ends.pop((topic, epoch, partition), None)
             return False
         finally:
             temporary.unlink()
         _sync(commit.parent)
+        self._ends[topic, epoch, partition] = last + 1
         return True
 
     @staticmethod
@@ -174,6 +180,10 @@ class Lake:
             _write_beside(path, sink.getvalue()).replace(path)  # a rival writing the same offsets writes the same rows
             files.append(str(path.relative_to(folder)))
         return files
+
+    def days(self, topic: str) -> list[date]:
+        """The event days of which the topic has files, oldest first."""
+        return sorted(date.fromisoformat(path.name[5:]) for path in (self.root / topic).glob("date=*"))
 
     def files(self, topic: str, since: date | None = None) -> list[Path]:
         """The committed data files, optionally only of event days from `since` on."""

@@ -40,6 +40,7 @@ log = logging.getLogger("fraud")
 ReadRows = Callable[[str, str], tuple[bytes | None, bytes | None]]  # (customer_id, terminal_id) → their rows
 
 REMEMBERED = 100_000  # decisions kept for retries: minutes at full load, hours at the demo's; some 80 MB
+DAYS_REMEMBERED = 7  # event days with decisions: who retries a payment does it within hours
 CACHED_ROWS = 20_000  # rows kept for when the store is away; some 30 MB
 READ_DEADLINE_S = 0.1  # p99 of a read is 1 ms; what takes longer than this will take far longer
 ANSWERED = tuple(DecisionOut.model_fields)
@@ -175,10 +176,11 @@ def _require_same(transaction: Transaction, first: Transaction) -> None:
 
 
 def recent_answers(lake: Lake, limit: int) -> Iterator[tuple[Transaction, bytes]]:
-    """The newest `limit` decisions of the lake, oldest first: each payment, and the body it was answered with."""
+    """The newest `limit` decisions of the lake's last days, oldest first: each payment, and its answer's body."""
+    days = lake.days(DECISIONS)[-DAYS_REMEMBERED:]
     fields = list(dict.fromkeys((*Transaction.__struct_fields__, *ANSWERED)))
-    newest = f"SELECT {', '.join(fields)} FROM {lake.relation(DECISIONS, Decision)} ORDER BY created_timestamp DESC"
-    for values in reversed(connect().sql(f"{newest} LIMIT {limit}").fetchall()):
+    newest = f"SELECT {', '.join(fields)} FROM {lake.relation(DECISIONS, Decision, min(days, default=None))}"
+    for values in reversed(connect().sql(f"{newest} ORDER BY created_timestamp DESC LIMIT {limit}").fetchall()):
         row: dict[str, Any] = dict(zip(fields, values, strict=True))
         row["reasons"] = msgspec.json.decode(row["reasons"] or "[]")
         transaction = Transaction(**{name: row[name] for name in Transaction.__struct_fields__})

@@ -154,6 +154,20 @@ def test_commit_from_within_another_one_is_refused(tmp_path: Path) -> None:
     assert offsets(lake) == valid(4)
 
 
+def test_a_writer_lists_no_commits_while_it_goes_on_where_it_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = Lake(tmp_path)
+    sink = sink_of(lake)
+    feed(sink, 0, 4)
+    sink.flush()
+    monkeypatch.setattr(Lake, "_commits", lambda *_: pytest.fail("the chain was listed"))
+    feed(sink, 4, 9)
+    assert sink.flush() == 4
+    monkeypatch.undo()
+    assert offsets(lake) == valid(9)
+
+
 def test_commit_that_would_leave_a_gap_is_refused(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
     with pytest.raises(LakeError, match="ends at offset 0: a commit from 3 on would leave a gap"):
