@@ -319,11 +319,12 @@ def test_topics_are_created_once_with_the_partitions_of_the_table(broker: Settin
     assert partitions == {t.name: t.partitions or broker.kafka_partitions for t in TOPICS.values()}
 
 
-def test_a_topic_made_anew_is_another_log(fresh_broker: Settings) -> None:
+def test_a_topic_made_anew_is_another_log(fresh_broker: Settings, wait_until: WaitUntil) -> None:
     before = log_ids(fresh_broker, [TRANSACTIONS, LABELS])
     assert log_ids(fresh_broker, [TRANSACTIONS, LABELS]) == before
     with KafkaAdminClient(**client_config(fresh_broker, "test")) as admin:
         admin.delete_topics([LABELS])
+        wait_until(lambda: LABELS not in admin.list_topics())  # a broker learns of a deletion from its controller
     with pytest.raises(EventLogUnavailableError, match=r"fraud\.labels do not exist"):
         log_ids(fresh_broker, [TRANSACTIONS, LABELS])
     assert create_topics(fresh_broker) == [LABELS]
