@@ -60,3 +60,7 @@ class RegistryUnavailableError(WhiteboardError):
 
 class DependencyError(WhiteboardError):
     """A dependency failed, was too slow, or is left alone after failing; the caller answers without it."""
+
+
+class ExperimentError(WhiteboardError):
+    """An experiment is not declared, cannot run beside the others, or has no outcomes to judge."""
