@@ -1,0 +1,1 @@
+"""The finite jobs of the recommendation system: data set, training, gates, batch lists, backtest."""
