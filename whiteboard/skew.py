@@ -1,7 +1,7 @@
 """Training-serving skew: logged features against the same features computed offline from the lake.
 
     ready = comparable(decisions, coverage)
-    compare(connection, ready, coverage, recompute_sql, unseen_sql)
+    compare(connection, ready, coverage, recompute_sql, unseen_sql, key)
     Skew(compared=1042, mismatched=0, stale=17, degraded=0, lost=0, examples=[])
 
 A decision logs its features and the watermarks of the rows it read. The generated SQL, restricted to the events within
@@ -76,11 +76,12 @@ def compare(
     coverage: Coverage,
     recompute_sql: Callable[[str], str],
     unseen_sql: Callable[[str], str],
+    key: str,
 ) -> Skew:
-    """Recomputes `decisions` (columns of Decision, as the lake gives them) and compares. None may be waiting.
+    """Recomputes `decisions` (as the lake gives them, with column `key` naming each) and compares. None may be waiting.
 
     `recompute_sql(relation)` gives the features of that relation's rows at their watermarks; `unseen_sql(relation)` the
-    transaction_ids that had unseen events. Two undefined values are equal, others to 1e-9 relative. A feature that is
+    keys of those that had unseen events. Two undefined values are equal, others to 1e-9 relative. A feature that is
     not computed any more is left out.
     """
     lost = decisions["watermarks"].map(lambda w: reach(w, coverage) == "lost").astype(bool)
@@ -90,18 +91,18 @@ def compare(
     if rows.empty:
         return result
     plain = rows.drop(columns=["features", "reasons"], errors="ignore")
-    offline = _query(connection, plain.assign(transaction_id=plain.index.astype(str)), recompute_sql)
-    offline = offline.set_index(offline["transaction_id"].astype(int)).sort_index()  # by row: an id may come twice
-    unseen = _query(connection, plain, unseen_sql)["transaction_id"]
-    result.stale = int(rows["transaction_id"].isin(unseen).sum())
+    offline = _query(connection, plain.assign(**{key: plain.index.astype(str)}), recompute_sql)
+    offline = offline.set_index(offline[key].astype(int)).sort_index()  # by row: an id may come twice
+    unseen = _query(connection, plain, unseen_sql)[key]
+    result.stale = int(rows[key].isin(unseen).sum())
     computed = offline.to_dict("records")
-    for i, (transaction_id, logged) in enumerate(zip(rows["transaction_id"], rows["features"], strict=True)):
-        pairs = {name: (value, computed[i][name]) for name, value in dict(logged).items() if name in computed[i]}
-        differing = {name: pair for name, pair in pairs.items() if not _equal(*pair)}
+    for i, (name, logged) in enumerate(zip(rows[key], rows["features"], strict=True)):
+        pairs = {f: (value, computed[i][f]) for f, value in dict(logged).items() if f in computed[i]}
+        differing = {f: pair for f, pair in pairs.items() if not _equal(*pair)}
         if differing:
             result.mismatched += 1
             if len(result.examples) < EXAMPLES:
-                result.examples.append({"transaction_id": transaction_id, "features": _written(differing)})
+                result.examples.append({key: name, "features": _written(differing)})
     return result
 
 

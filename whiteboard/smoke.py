@@ -23,10 +23,11 @@ from whiteboard.errors import WhiteboardError
 from whiteboard.eventlog import EventConsumer
 from whiteboard.featurestore import FeatureStore
 from whiteboard.fraud.events import DECISIONS, SCHEMAS, SYSTEM, TRANSACTIONS, Decision, Transaction
-from whiteboard.fraud.features import micros, online_values
+from whiteboard.fraud.features import online_values
 from whiteboard.lake import Lake, connect
 from whiteboard.registry import Registry
 from whiteboard.settings import Settings
+from whiteboard.windows import micros
 
 TIMEOUT_S = 60.0
 POLL_S = 0.25

@@ -7,12 +7,16 @@ sawtooth window of the stream-feature engines (https://www.tecton.ai/blog/real-t
 
     Window("1d", DAY, HOUR)  at 14:25  →  the 25 tiles 14:00 yesterday … 14:00 today
 
+A stream with a group keeps tiles apart by it inside the entity's row (a user's clicks by category) and is asked for one
+group; a stream may also remember its newest ids (what a user clicked last).
+
 Online, an entity has one row: {watermark, newest event time, tiles}. An event is applied only if its offset is beyond
 the row's watermark for its source partition, so replays and duplicates change nothing. The SQL is in windows_sql.py.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from math import nan, sqrt
 from typing import Any, Literal
@@ -32,6 +36,7 @@ Partial = tuple[Literal["count", "sum", "squares", "min", "max"], str]
 Tile = list[int]
 Watermark = dict[str, tuple[int, dict[int, int]]]  # source topic → (epoch of the log, {partition: last offset})
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LARGEST = 2**63 - 1  # msgpack's integers end here: a sum of squares saturates instead of stopping the stream
 PARTIALS: dict[Function, tuple[str, ...]] = {
     "count": (),
@@ -41,6 +46,16 @@ PARTIALS: dict[Function, tuple[str, ...]] = {
     "min": ("min",),
     "max": ("max",),
 }
+
+
+def micros(moment: datetime) -> int:
+    """Microseconds since the Unix epoch, exactly (no float on the way).
+
+    >>> micros(datetime(1970, 1, 2, tzinfo=UTC)) == DAY
+    True
+    """
+    delta = moment - _EPOCH
+    return (delta.days * 86_400 + delta.seconds) * SECOND + delta.microseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +95,15 @@ class WindowFeature:
     measure: str = ""
 
 
+def windowed(prefix: str, windows: Sequence[Window], **of: Any) -> tuple[WindowFeature, ...]:
+    """The same feature over several windows, named after them.
+
+    >>> [feature.name for feature in windowed("clicks", [Window("1h", HOUR, MINUTE), Window("1d", DAY, HOUR)])]
+    ['clicks_1h', 'clicks_1d']
+    """
+    return tuple(WindowFeature(f"{prefix}_{window.name}", window, **of) for window in windows)
+
+
 @dataclass(frozen=True, slots=True)
 class SinceLast:
     """Seconds from the newest event to `t`: 0 if that is later than `t`, `cap` (µs) at most and where there is none."""
@@ -103,11 +127,34 @@ class RunAge:
 
 
 Feature = WindowFeature | SinceLast | RunAge
+Hops = dict[int, dict[int, Tile]]  # hop → tile number → partials
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """What an event's tiles are kept apart by, as Python and as SQL; `column` of a row names the group it asks for."""
+
+    of: Callable[[Any], str]
+    sql: str
+    column: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recent:
+    """The newest `size` ids taken from events, newest first; of equal times the smaller id first."""
+
+    size: int
+    of: Callable[[Any], str]
+    sql: str
 
 
 @dataclass(frozen=True)
 class Stream:
-    """Events of one topic as seen by one entity: which time places them in tiles, and the features they feed."""
+    """Events of one topic as seen by one entity: which time places them in tiles, and the features they feed.
+
+    `where` is a 0/1 measure: events for which it is 0 are passed over. With a `group` a row holds tiles for each group
+    that had an event within the windows: who bounds an entity's rate of events bounds its row.
+    """
 
     name: str
     topic: str
@@ -116,6 +163,9 @@ class Stream:
     time_sql: str
     measures: tuple[Measure, ...]
     features: tuple[Feature, ...]
+    where: Measure | None = None
+    group: Group | None = None
+    recent: Recent | None = None
 
     @cached_property
     def partials(self) -> Mapping[int, tuple[Partial, ...]]:
@@ -150,7 +200,9 @@ class Row(msgspec.Struct, array_like=True):
     watermark: Watermark = {}
     newest: int = 0  # newest event time of any stream, µs
     newest_by_stream: dict[str, int] = {}
-    tiles: dict[str, dict[int, dict[int, Tile]]] = {}  # stream → hop → tile number → partials
+    tiles: dict[str, Hops] = {}  # by stream
+    grouped: dict[str, dict[str, Hops]] = {}  # by stream and group
+    recent: dict[str, list[tuple[int, str]]] = {}  # by stream: (event time, id), newest first
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -164,8 +216,9 @@ class EntityFold:
         self.entity = entity
         self.streams = tuple(streams)
         self._by_topic = {s.topic: tuple(x for x in streams if x.topic == s.topic) for s in streams}
-        self._readers = [(s, f, _slots(s, f)) for s in streams for f in s.features]
-        self.features = tuple(f.name for s in streams for f in s.features)
+        self._slots = {s.name: [(f, _slots(s, f)) for f in s.features] for s in streams}
+        self._plain = tuple(s for s in streams if s.group is None)
+        self.features = tuple(f.name for s in self._plain for f in s.features)
 
     @staticmethod
     def encode(row: Row) -> bytes:
@@ -200,35 +253,101 @@ class EntityFold:
     def _fold_tiles(self, row: Row, stream: Stream, event: object) -> None:
         t = stream.time(event)
         row.newest = max(row.newest, t)
-        newest = row.newest_by_stream[stream.name] = max(t, row.newest_by_stream.get(stream.name, 0))
+        if stream.where is not None and not stream.where.of(event):
+            return
+        before = row.newest_by_stream.get(stream.name, 0)
+        newest = row.newest_by_stream[stream.name] = max(t, before)
+        if stream.recent is not None:
+            ids = row.recent.setdefault(stream.name, [])
+            ids.append((t, stream.recent.of(event)))
+            ids.sort(key=_newest_first)
+            del ids[stream.recent.size :]
         values = {m.name: m.of(event) for m in stream.measures}
-        hops = row.tiles.setdefault(stream.name, {})
-        for hop, partials in stream.partials.items():
-            tiles = hops.setdefault(hop, {})
-            number, oldest = t // hop, newest // hop - stream.kept[hop]
-            if number < oldest:
-                continue  # no request that is still answered reaches back this far
-            tile = tiles.get(number)
-            if tile is not None:
-                _add(tile, partials, values)
-                continue
-            tiles[number] = [1 if kind == "count" else _start(kind, values[name]) for kind, name in partials]
-            if number == newest // hop:
-                for old in [n for n in tiles if n < oldest]:
-                    del tiles[old]
+        if stream.group is None:
+            hops = row.tiles.setdefault(stream.name, {})
+            _add_to_tiles(hops, stream, values, t, newest)
+            _drop_old(hops, stream, before, newest)
+            return
+        groups, name = row.grouped.setdefault(stream.name, {}), stream.group.of(event)
+        hops = groups.get(name, {})
+        if _add_to_tiles(hops, stream, values, t, newest):
+            groups[name] = hops
+        if _drop_old(hops, stream, before, newest):
+            for other in list(groups):
+                _drop_old(groups[other], stream, before, newest)
+                if not any(groups[other].values()):
+                    del groups[other]
 
     def values(self, row: Row, t: int) -> dict[str, float]:
-        """Every feature's value at time `t` (µs); NaN where undefined.
+        """Every feature's value at time `t` (µs), those of grouped streams left out; NaN where undefined.
 
         Raises LateEventError when `t` is more than LATENESS before the entity's newest event: its tiles are gone.
         """
+        self._check(row, t)
+        return {
+            feature.name: _value(row.tiles.get(s.name, {}), row.newest_by_stream.get(s.name), s, feature, slots, t)
+            for s in self._plain
+            for feature, slots in self._slots[s.name]
+        }
+
+    def by_group(self, row: Row, stream: Stream, t: int) -> dict[str, tuple[float, ...]]:
+        """The values at time `t` (µs) of a grouped stream's features, for each group in the row; may be all 0.
+
+        A group that is not there has the values `nothing(stream)`. Raises LateEventError as `values` does.
+        """
+        self._check(row, t)
+        readers = self._slots[stream.name]
+        return {
+            group: tuple(_value(hops, None, stream, feature, slots, t) for feature, slots in readers)
+            for group, hops in row.grouped.get(stream.name, {}).items()
+        }
+
+    def nothing(self, stream: Stream) -> tuple[float, ...]:
+        """The values of a grouped stream's features for a group without any event."""
+        return tuple(_value({}, None, stream, feature, slots, 0) for feature, slots in self._slots[stream.name])
+
+    @staticmethod
+    def recent(row: Row, stream: Stream) -> list[str]:
+        """The newest ids that the stream remembers, newest first."""
+        return [name for _, name in row.recent.get(stream.name, ())]
+
+    def _check(self, row: Row, t: int) -> None:
         if t < row.newest - LATENESS:
             behind = (row.newest - t) / HOUR
             raise LateEventError(
                 f"{self.entity}: the time asked for lies {behind:.1f} h before its newest event, "
                 f"at most {LATENESS // HOUR} h are answered; send events in order of time"
             )
-        return {feature.name: _value(row, stream, feature, slots, t) for stream, feature, slots in self._readers}
+
+
+def _newest_first(entry: tuple[int, str]) -> tuple[int, str]:
+    return -entry[0], entry[1]
+
+
+def _add_to_tiles(hops: Hops, stream: Stream, values: Mapping[str, int], t: int, newest: int) -> bool:
+    """Adds an event's values to its tile of each hop; False if no request that is still answered reaches back to it."""
+    added = False
+    for hop, partials in stream.partials.items():
+        tiles, number = hops.setdefault(hop, {}), t // hop
+        if number < newest // hop - stream.kept[hop]:
+            continue
+        added = True
+        if (tile := tiles.get(number)) is not None:
+            _add(tile, partials, values)
+        else:
+            tiles[number] = [1 if kind == "count" else _start(kind, values[name]) for kind, name in partials]
+    return added
+
+
+def _drop_old(hops: Hops, stream: Stream, before: int, newest: int) -> bool:
+    """Drops the tiles that fell out of reach as the newest event moved on; whether it came to a new tile."""
+    moved = False
+    for hop, tiles in hops.items():
+        if newest // hop > before // hop:
+            moved, oldest = True, newest // hop - stream.kept[hop]
+            for old in [number for number in tiles if number < oldest]:
+                del tiles[old]
+    return moved
 
 
 def _start(kind: str, value: int) -> int:
@@ -259,16 +378,11 @@ def _slots(stream: Stream, feature: Feature) -> tuple[int, ...]:
     return tuple(stream.partials[feature.window.hop].index(partial) for partial in wanted)
 
 
-def _value(row: Row, stream: Stream, feature: Feature, slots: tuple[int, ...], t: int) -> float:
+def _value(hops: Hops, newest: int | None, stream: Stream, feature: Feature, slots: tuple[int, ...], t: int) -> float:
     if isinstance(feature, SinceLast):
-        newest = row.newest_by_stream.get(stream.name)
         return (feature.cap if newest is None else min(max(t - newest, 0), feature.cap)) / SECOND
     first, last = feature.window.tiles(t)
-    tiles = [
-        (number, tile)
-        for number, tile in row.tiles.get(stream.name, {}).get(feature.window.hop, {}).items()
-        if first <= number <= last
-    ]
+    tiles = [(n, tile) for n, tile in hops.get(feature.window.hop, {}).items() if first <= n <= last]
     if isinstance(feature, RunAge):
         mark, stop = slots
         last_stop = max((number for number, tile in tiles if tile[stop]), default=first - 1)

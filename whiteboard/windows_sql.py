@@ -40,8 +40,38 @@ def span_name(span: int) -> str:
     return f"{span}us"
 
 
-def rows_sql(relation: str, streams: Sequence[Stream], keys: Sequence[str], visibility: Visibility) -> str:
-    """The CTE `rows`: what is to be scored, its time in µs, and the tiles that each window spans at that time."""
+def point_in_time(
+    rows: str,
+    streams: Sequence[Stream],
+    relations: Mapping[str, str],
+    keys: Sequence[str],
+    context: Sequence[str],
+    derived: Mapping[str, str],
+    others: Sequence[str],
+    visibility: Visibility,
+) -> str:
+    """The whole statement: for each row of `rows` its `keys` and times, then the features, all DOUBLE.
+
+    `relations` are those of the streams' topics, `context` further columns of `rows` that features are made from.
+    `derived` are features as SQL over `rows.` and the other features, NaN where NULL; `others` follow as they are.
+    """
+    ctes = [rows_sql(rows, streams, [*keys, *context], visibility)]
+    ctes += [stream_sql(s, f"{s.entity}_id", relations[s.topic], visibility) for s in streams]
+    folded = [column for s in streams for column in feature_columns(s)]
+    ctes.append(
+        "folded AS (\n    SELECT rows.*" + "".join(f",\n           {c}" for c in folded) + "\n    FROM rows\n    "
+        + "\n    ".join(join for s in streams for join in joins(s)) + "\n)"
+    )  # fmt: skip
+    made = [f"coalesce({sql}, 'nan'::DOUBLE) AS {name}".replace("rows.", "folded.") for name, sql in derived.items()]
+    columns = [", ".join([*keys, "event_timestamp", "created_timestamp"]), *made, ", ".join(others)]
+    return "WITH " + ",\n".join(ctes) + "\nSELECT " + ",\n       ".join(columns) + "\nFROM folded\n"
+
+
+def rows_sql(relation: str, streams: Sequence[Stream], columns: Sequence[str], visibility: Visibility) -> str:
+    """The CTE `rows`: what is to be scored, its time in µs, and the tiles that each window spans at that time.
+
+    `columns` of the relation go along: the row's own key, the ids of entities and groups, context.
+    """
     windows = {w: None for s in streams for w in _windows(s)}
     bounds = [
         f"(epoch_us(event_timestamp) - {w.length}) // {w.hop} AS first_{w.name}, "
@@ -53,9 +83,8 @@ def rows_sql(relation: str, streams: Sequence[Stream], keys: Sequence[str], visi
             path = f"json_extract(watermarks, '$.{entity}.\"{topic}\"')"
             bounds.append(f"({path}->>0)::INTEGER AS {_mark(entity, topic)}_epoch")
             bounds.append(f"from_json({path}->1, '\"MAP(VARCHAR, BIGINT)\"') AS {_mark(entity, topic)}_offsets")
-    columns = ["row_number() OVER () AS row_id", "transaction_id", *keys, "amount", "event_timestamp"]
-    columns += ["created_timestamp", "epoch_us(event_timestamp) AS t"]
-    return _cte("rows", [", ".join(columns), *bounds], f"FROM {relation}")
+    given = ["row_number() OVER () AS row_id", *columns, "event_timestamp", "created_timestamp"]
+    return _cte("rows", [", ".join([*given, "epoch_us(event_timestamp) AS t"]), *bounds], f"FROM {relation}")
 
 
 def stream_sql(stream: Stream, key: str, relation: str, visibility: Visibility) -> str:
@@ -64,33 +93,57 @@ def stream_sql(stream: Stream, key: str, relation: str, visibility: Visibility) 
     columns = [f"{key}, {seen_by}, {stream.time_sql} AS t"]
     columns += [f"{stream.time_sql} // {hop} AS tile_{span_name(hop)}" for hop in stream.partials]
     columns += [f"{m.sql} AS {m.name}" for m in stream.measures]
-    events = _cte(f"{stream.name}_events", columns, f"FROM {relation}")
+    columns += [f"{stream.group.sql} AS {stream.group.column}"] if stream.group else []
+    events = _cte(f"{stream.name}_events", columns, f"FROM {relation}{_where(stream)}")
+    same_group = f" AND e.{stream.group.column} = r.{stream.group.column}" if stream.group else ""
     widest = max(_windows(stream), key=lambda w: w.length)
     partials = {line: None for feature in stream.features for line in _partials(feature)}
     folded = _cte(
         stream.name,
         ["r.row_id", *partials],
-        f"FROM rows r JOIN {stream.name}_events e\n      ON e.{key} = r.{key} AND {_visible(stream, visibility)}\n"
+        f"FROM rows r JOIN {stream.name}_events e\n"
+        f"      ON e.{key} = r.{key}{same_group} AND {_visible(stream, visibility)}\n"
         f"     AND e.tile_{span_name(widest.hop)} >= r.first_{widest.name}\n    GROUP BY r.row_id",
     )
     runs = [_run(f, stream, key, visibility) for f in stream.features if isinstance(f, RunAge)]
     return ",\n".join([events, folded, *runs])
 
 
-def unseen_sql(rows: str, streams: Sequence[Stream], relations: Mapping[str, str]) -> str:
-    """SQL for the transaction_ids of rows that missed an event: known before the row, but beyond its watermark.
+def recent_sql(rows: str, stream: Stream, relation: str, columns: Sequence[str], visibility: Visibility) -> str:
+    """SQL for `columns` of each row and `recent`, the list of ids that the stream remembered then; empty if none."""
+    if stream.recent is None:
+        raise ValueError(f"stream {stream.name} remembers no ids")
+    key = f"{stream.entity}_id"
+    seen_by = "created_timestamp" if visibility == "created" else 'epoch, partition, "offset"'
+    events = [f"{key}, {seen_by}, {stream.time_sql} AS t, {stream.recent.sql} AS recent_id"]
+    remembered = _cte(
+        "remembered",
+        ["row_id", f"list(recent_id ORDER BY e.t DESC, recent_id)[1:{stream.recent.size}] AS recent"],
+        f"FROM rows r JOIN events e ON e.{key} = r.{key} AND {_visible(stream, visibility)} GROUP BY row_id",
+    )
+    given = [rows_sql(rows, [stream], columns, visibility), _cte("events", events, f"FROM {relation}{_where(stream)}")]
+    found = f"SELECT {', '.join(columns)}, coalesce(recent, []) AS recent FROM rows LEFT JOIN remembered USING (row_id)"
+    return "WITH " + ",\n".join([*given, remembered]) + f"\n{found}\n"
 
-    A row's own transaction is no event to miss. Streams of one topic and entity see the same events.
+
+def unseen_sql(
+    rows: str, streams: Sequence[Stream], relations: Mapping[str, str], row_key: str, others_than: str = ""
+) -> str:
+    """SQL for the `row_key` of rows that missed an event: known before the row, but beyond its watermark.
+
+    `others_than` is a column that rows and events share: a row's own event is no event to miss. Streams of one topic
+    and entity see the same events.
     """
     seen = {(s.entity, s.topic): s for s in streams}.values()
-    keys = list(dict.fromkeys(f"{s.entity}_id" for s in seen))
+    columns = list(dict.fromkeys([row_key, *(f"{s.entity}_id" for s in seen)]))
+    other = f" AND e.{others_than} <> r.{others_than}" if others_than else ""
     missed = [
-        f"SELECT r.transaction_id FROM rows r JOIN {relations[s.topic]} e\n"
-        f"  ON e.{s.entity}_id = r.{s.entity}_id AND e.transaction_id <> r.transaction_id\n"
+        f"SELECT r.{row_key} FROM rows r JOIN {relations[s.topic]} e\n"
+        f"  ON e.{s.entity}_id = r.{s.entity}_id{other}\n"
         f" AND e.created_timestamp < r.created_timestamp AND NOT coalesce({_visible(s, 'watermark')}, false)"
         for s in seen
     ]
-    return f"WITH {rows_sql(rows, streams, keys, 'watermark')}\n" + "\nUNION\n".join(missed)
+    return f"WITH {rows_sql(rows, streams, columns, 'watermark')}\n" + "\nUNION\n".join(missed)
 
 
 def feature_columns(stream: Stream) -> list[str]:
@@ -117,6 +170,10 @@ def _cte(name: str, columns: Sequence[str], source: str) -> str:
 def _windows(stream: Stream) -> list[Window]:
     """The distinct windows of a stream; a SinceLast looks back as far as the widest of them."""
     return list({f.window: None for f in stream.features if not isinstance(f, SinceLast)})
+
+
+def _where(stream: Stream) -> str:
+    return f" WHERE {stream.where.sql} = 1" if stream.where else ""
 
 
 def _mark(entity: str, topic: str) -> str:

@@ -18,10 +18,11 @@ from prometheus_client import Counter, Histogram
 
 from whiteboard.fraud.decision import Outcome, decide
 from whiteboard.fraud.events import Decision, Transaction
-from whiteboard.fraud.features import LARGE_AMOUNT, micros, online_values, watermarks
+from whiteboard.fraud.features import LARGE_AMOUNT, online_values, watermarks
 from whiteboard.fraud.model import FraudModel
 from whiteboard.hotswap import Loaded
 from whiteboard.registry import CHALLENGER, CHAMPION
+from whiteboard.windows import micros
 
 log = logging.getLogger("fraud")
 

@@ -24,14 +24,14 @@ from whiteboard.eventlog import client_config
 from whiteboard.events import Alert
 from whiteboard.fraud import monitor
 from whiteboard.fraud.events import ALERTS, DECISIONS, LABELS, TRANSACTIONS, Decision, Label, Transaction
-from whiteboard.fraud.features import CUSTOMER_FOLD, TERMINAL_FOLD, micros, online_values, watermarks
+from whiteboard.fraud.features import CUSTOMER_FOLD, TERMINAL_FOLD, online_values, watermarks
 from whiteboard.fraud.monitor import Limits, Monitor
 from whiteboard.lake import Lake, table
 from whiteboard.processes import free_port
 from whiteboard.records import Record
 from whiteboard.registry import Registry, RunRecord
 from whiteboard.settings import Settings
-from whiteboard.windows import Row
+from whiteboard.windows import Row, micros
 
 WaitUntil = Callable[..., Any]
 START = date(2026, 1, 5)

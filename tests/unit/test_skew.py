@@ -64,6 +64,7 @@ def skew_of(*decisions: dict[str, Any]) -> Skew:
             COVERAGE,
             lambda rows: point_in_time_sql(rows, "payments", labels, "watermark"),
             lambda rows: unseen_events_sql(rows, "payments", labels),
+            "transaction_id",
         )
 
 
@@ -134,6 +135,7 @@ def test_decision_whose_log_was_lost_is_counted_and_not_compared() -> None:
             {TRANSACTIONS: {(0, 0): 3, (1, 0): 1}},
             lambda rows: pytest.fail("nothing to recompute"),
             lambda rows: pytest.fail("nothing to recompute"),
+            "transaction_id",
         )
     assert lost == Skew(lost=1)
 

@@ -7,10 +7,7 @@ Customer features come from the customer's own transactions, terminal features f
 from the *labels* of its transactions, as they become known (the label stream, days after the payment).
 """
 
-from collections.abc import Sequence
-from datetime import UTC, datetime
 from math import floor, nan
-from typing import Any
 
 from whiteboard.fraud.events import LABELS, TRANSACTIONS, Transaction
 from whiteboard.windows import (
@@ -24,13 +21,14 @@ from whiteboard.windows import (
     Stream,
     Window,
     WindowFeature,
+    micros,
+    windowed,
 )
-from whiteboard.windows_sql import Visibility, feature_columns, joins, rows_sql, stream_sql, unseen_sql
+from whiteboard.windows_sql import Visibility, point_in_time, unseen_sql
 
 LARGE_AMOUNT = 220.0  # above it the amount alone gives a fraud away (first fraud pattern of the Handbook's world)
 NIGHT_ENDS_H = 6  # hours 0–6 are night, as in the Handbook
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _HOUR_1 = Window("1h", HOUR, 5 * MINUTE)
 _DAY_1 = Window("1d", DAY, HOUR)
 _DAYS_7 = Window("7d", 7 * DAY, DAY)
@@ -40,22 +38,8 @@ _DAYS_90 = Window("90d", 90 * DAY, 10 * DAY)
 _RUN = Window("45d", 45 * DAY, DAY)  # a compromise of 28 days, a label delay of 7, and slack
 
 
-def micros(moment: datetime) -> int:
-    """Microseconds since the Unix epoch, exactly (no float on the way).
-
-    >>> micros(datetime(1970, 1, 2, tzinfo=UTC)) == DAY
-    True
-    """
-    delta = moment - _EPOCH
-    return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
-
-
 def _cents(event: Transaction) -> int:
     return floor(event.amount * 100 + 0.5)
-
-
-def _windowed(prefix: str, windows: Sequence[Window], **of: Any) -> tuple[WindowFeature, ...]:
-    return tuple(WindowFeature(f"{prefix}_{w.name}", w, **of) for w in windows)
 
 
 _CENTS = Measure("cents", _cents, "floor(amount * 100 + 0.5)::BIGINT", scale=100)
@@ -70,8 +54,8 @@ CUSTOMER = Stream(
     time_sql="epoch_us(event_timestamp)",
     measures=(_CENTS,),
     features=(
-        *_windowed("customer_count", _VELOCITY),
-        *_windowed("customer_mean", _VELOCITY, function="mean", measure="cents"),
+        *windowed("customer_count", _VELOCITY),
+        *windowed("customer_mean", _VELOCITY, function="mean", measure="cents"),
         WindowFeature("customer_std_30d", _DAYS_30, "std", "cents"),
         WindowFeature("customer_max_7d", _DAYS_7, "max", "cents"),
         SinceLast("seconds_since_customer_last", cap=30 * DAY),
@@ -93,7 +77,7 @@ TERMINAL = Stream(
     time=lambda e: micros(e.event_timestamp),
     time_sql="epoch_us(event_timestamp)",
     measures=(),
-    features=_windowed("terminal_count", _VELOCITY),
+    features=windowed("terminal_count", _VELOCITY),
 )
 TERMINAL_LABELS = Stream(  # placed by when the label became known
     name="terminal_labels",
@@ -103,8 +87,8 @@ TERMINAL_LABELS = Stream(  # placed by when the label became known
     time_sql="epoch_us(event_timestamp)",
     measures=(Measure("fraud", lambda e: int(e.is_fraud), "is_fraud::BIGINT"),),
     features=(
-        *_windowed("terminal_fraud_count", _KNOWN, function="sum", measure="fraud"),
-        *_windowed("terminal_fraud_rate", _KNOWN, function="mean", measure="fraud"),
+        *windowed("terminal_fraud_count", _KNOWN, function="sum", measure="fraud"),
+        *windowed("terminal_fraud_rate", _KNOWN, function="mean", measure="fraud"),
     ),
 )
 TERMINAL_LABELLED_DAYS = Stream(  # the same labels placed by the day of the payment: is a run of frauds going on?
@@ -180,7 +164,7 @@ def watermarks(customer: bytes | None, terminal: bytes | None) -> dict[str, dict
 
 def unseen_events_sql(rows: str, transactions: str, labels: str) -> str:
     """DuckDB SQL for the transaction_ids of decisions that had not seen an event known before them (staleness)."""
-    return unseen_sql(rows, STREAMS, {TRANSACTIONS: transactions, LABELS: labels})
+    return unseen_sql(rows, STREAMS, {TRANSACTIONS: transactions, LABELS: labels}, "transaction_id", "transaction_id")
 
 
 def point_in_time_sql(rows: str, transactions: str, labels: str, visibility: Visibility) -> str:
@@ -190,17 +174,6 @@ def point_in_time_sql(rows: str, transactions: str, labels: str, visibility: Vis
     for visibility "watermark", the `watermarks` of Decision as JSON. `transactions` and `labels` are relations of the
     lake. Undefined features are NaN.
     """
-    ctes = [rows_sql(rows, STREAMS, ("customer_id", "terminal_id"), visibility)]
-    relations = {TRANSACTIONS: transactions, LABELS: labels}
-    ctes += [stream_sql(s, f"{s.entity}_id", relations[s.topic], visibility) for s in STREAMS]
-    folded = [c for s in STREAMS for c in feature_columns(s)]
-    joined = [j for s in STREAMS for j in joins(s)]
-    ctes.append(
-        "folded AS (\n    SELECT rows.*" + "".join(f",\n           {c}" for c in folded) + "\n    FROM rows\n    "
-        + "\n    ".join(joined) + "\n)"
-    )  # fmt: skip
-    derived = [f"coalesce({sql}, 'nan'::DOUBLE) AS {name}" for name, sql in _DERIVED_SQL.items()]
-    keys = "transaction_id, customer_id, terminal_id, event_timestamp, created_timestamp"
-    others = ", ".join(name for name in FEATURES if name not in _DERIVED_SQL)
-    columns = ",\n       ".join(d.replace("rows.", "folded.") for d in derived)
-    return "WITH " + ",\n".join(ctes) + f"\nSELECT {keys},\n       {columns},\n       {others}\nFROM folded\n"
+    relations, keys = {TRANSACTIONS: transactions, LABELS: labels}, ("transaction_id", "customer_id", "terminal_id")
+    others = [name for name in FEATURES if name not in _DERIVED_SQL]
+    return point_in_time(rows, STREAMS, relations, keys, ("amount",), _DERIVED_SQL, others, visibility)

@@ -188,7 +188,8 @@ class Monitor:
         relations = {"transactions": "seen_transactions", "labels": "seen_labels"}
         recomputed = partial(point_in_time_sql, visibility="watermark", **relations)
         while not (ready := self._next_to_compare(connection, done, coverage)).empty:
-            skew += compare(connection, ready, coverage, recomputed, partial(unseen_events_sql, **relations))
+            unseen = partial(unseen_events_sql, **relations)
+            skew += compare(connection, ready, coverage, recomputed, unseen, "transaction_id")
             places = ready["epoch"].astype(str) + "/" + ready["partition"].astype(str)
             done |= {str(at): int(last) + 1 for at, last in ready.groupby(places)["offset"].max().items()}
             BEAT.set_to_current_time()
