@@ -12,3 +12,11 @@ transaction = Entity(
     value_type=ValueType.STRING,
     description="a payment; in the keys of training views, so that two payments in one second cannot swap features",
 )
+user = Entity(name="user", join_keys=["user_id"], value_type=ValueType.STRING, description="who is recommended to")
+item = Entity(name="item", join_keys=["item_id"], value_type=ValueType.STRING, description="what is recommended")
+shown = Entity(
+    name="shown",
+    join_keys=["shown_id"],
+    value_type=ValueType.STRING,
+    description="an item in the answer to a request; in the keys of training views, as a transaction is",
+)

@@ -1,6 +1,6 @@
 """Reads events from the log, as one member of a group.
 
-with EventConsumer(settings, ["fraud.transactions"], "stream", SCHEMAS) as consumer:
+with EventConsumer(settings, ["fraud.transactions"], "stream-fraud", SCHEMAS) as consumer:
     batch = consumer.poll(timeout_s=1)    # Batch(records=[Record(…)], positions={("fraud.transactions", 2): 18})
     consumer.commit(batch.positions)
 """

@@ -107,7 +107,7 @@ class Story:
         Registry(self.settings).prepare()
         self.worker_ports = [free_port() for _ in range(WORKERS)]
         for number, port in enumerate(self.worker_ports, 1):
-            arguments: tuple[str, ...] = ("--metrics-port", str(port))
+            arguments: tuple[str, ...] = ("--system", self.system, "--metrics-port", str(port))
             stack.start(f"stream-{number}", "services.stream.worker", *arguments)
         self.service_port = free_port()
         stack.start(self.system, f"services.{self.system}.app", "--port", str(self.service_port))

@@ -113,7 +113,7 @@ class FeatureStore:
         return cls(settings)
 
     def states(self, view: str) -> StateView:
-        """The state rows of `view` ("fraud_customer", "fraud_terminal")."""
+        """The state rows of `view`, such as "fraud_customer"."""
         if view not in self._views:
             self._views[view] = StateView(self.feast, view)
         return self._views[view]
@@ -122,15 +122,15 @@ class FeatureStore:
         """Where the offline values of `view` are read from; a dataset build writes this file."""
         return _source_path(self.feast.get_feature_view(view))
 
-    def training_set(self, entities: "pd.DataFrame", service: str) -> "pd.DataFrame":
+    def training_set(self, entities: "pd.DataFrame", service: str, key: str) -> "pd.DataFrame":
         """`entities` (the join keys and event_timestamp, and any label columns) with the features of `service`.
 
-        A point-in-time join by Feast's `get_historical_features`. Raises FeatureStoreError for a transaction asked for
-        twice (their features would be joined crosswise), and if a row was lost or doubled.
+        A point-in-time join by Feast's `get_historical_features`. Raises FeatureStoreError for a `key` (the join key
+        that names a row) asked for twice (their features would be joined crosswise), and if a row was lost or doubled.
         """
-        if (doubled := entities["transaction_id"].duplicated()).any():
-            example = entities["transaction_id"][doubled].iloc[0]
-            raise FeatureStoreError(f"transaction_id {example!r} is asked for twice: it must be unique; drop one row")
+        if (doubled := entities[key].duplicated()).any():
+            example = entities[key][doubled].iloc[0]
+            raise FeatureStoreError(f"{key} {example!r} is asked for twice: it must be unique; drop one row")
         joined = self.feast.get_historical_features(entities, self.feast.get_feature_service(service)).to_df()
         if len(joined) != len(entities):
             raise FeatureStoreError(

@@ -132,7 +132,8 @@ def build(settings: Settings, as_of: datetime | None = None) -> Dataset:
         sql = point_in_time_sql("training_rows", transactions, labels, "created")
         connection.execute(f"COPY ({sql}) TO '{temporary}' (FORMAT parquet, COMPRESSION zstd)")
         temporary.replace(path)
-    joined = store.training_set(entities.drop(columns=["amount", "created_timestamp"]), "fraud_training")
+    asked = entities.drop(columns=["amount", "created_timestamp"])
+    joined = store.training_set(asked, "fraud_training", "transaction_id")
     frame = joined.merge(entities[["transaction_id", "created_timestamp"]], on="transaction_id", validate="one_to_one")
     return Dataset(ordered(frame), as_of, counts)
 

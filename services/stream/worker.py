@@ -1,10 +1,11 @@
 """The stream worker: consumes the log, folds features, re-keys, pushes to Feast, and sinks to the Parquet lake.
 
-    python -m services.stream.worker --metrics-port 9101
+    python -m services.stream.worker --system fraud --metrics-port 9101
 
-Any number of workers share the partitions as one consumer group. What was read is committed only when its rows are in
-the online store, its re-keyed copies are acknowledged and its lake files are committed; killed anywhere before that, a
-worker's events are read again by another, and offsets in rows and file names make the second time change nothing.
+A worker works for one system; any number of them share its partitions as one consumer group. What was read is committed
+only when its rows are in the online store, its re-keyed copies are acknowledged and its lake files are committed;
+killed anywhere before that, a worker's events are read again by another, and offsets in rows and file names make the
+second time change nothing.
 
 An event that came with a trace leaves a line when its effect is in the online store:
 
@@ -30,12 +31,15 @@ from whiteboard.fraud.routes import ROUTES as FRAUD
 from whiteboard.lake import Lake
 from whiteboard.lakesink import LakeSink
 from whiteboard.logs import configure_logging, logged
+from whiteboard.recommendation.routes import ROUTES as RECOMMENDATION
 from whiteboard.records import Record
 from whiteboard.settings import Settings
 from whiteboard.streams import EntityRows, Route, Routes, rebuild_if_log_is_new
 from whiteboard.telemetry import BEAT, READY, serve_metrics
 
 log = logging.getLogger("stream")
+
+SYSTEMS = {routes.system: routes for routes in (FRAUD, RECOMMENDATION)}
 
 EVENTS = Counter("whiteboard_stream_events", "events folded, sunk or re-keyed", ["topic"])
 LAG = Gauge("whiteboard_stream_lag", "records in the log that are not yet folded", ["topic", "partition"])
@@ -86,7 +90,7 @@ class StreamWorker:
         self._consumer = EventConsumer(
             settings,
             routes.topics,
-            "stream",
+            f"stream-{routes.system}",
             routes.schemas,
             on_assigned=self._assigned,
             on_revoked=self._revoked,
@@ -242,15 +246,18 @@ class StreamWorker:
 
 
 def main(
+    system: Annotated[str, typer.Option(help=f"one of {', '.join(SYSTEMS)}")] = "fraud",
     metrics_port: Annotated[int, typer.Option(help="Prometheus metrics on this port; 0: none")] = 9101,
     host: Annotated[str, typer.Option(help="address of the metrics port")] = "127.0.0.1",
 ) -> None:
     """Runs one stream worker until SIGTERM."""
     configure_logging("stream")
+    if system not in SYSTEMS:
+        raise typer.BadParameter(f"--system: {system!r} is none of {', '.join(SYSTEMS)}")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    worker = StreamWorker(Settings(), FRAUD)
+    worker = StreamWorker(Settings(), SYSTEMS[system])
     serve_metrics(metrics_port, host)
     try:
         worker.run(stop)

@@ -95,7 +95,7 @@ def test_training_set_keeps_rows_without_features_and_payments_of_one_second_apa
     pd.DataFrame({**keys, "event_timestamp": AT, "created_timestamp": AT, **values}).to_parquet(path)
     asked = pd.DataFrame({**keys, "event_timestamp": AT, "is_fraud": [True, False]})
     asked = pd.concat([asked, asked.iloc[:1].assign(transaction_id="unknown")], ignore_index=True)
-    found = store.training_set(asked, "fraud_training").set_index("transaction_id")
+    found = store.training_set(asked, "fraud_training", "transaction_id").set_index("transaction_id")
     assert found.loc[["b"], list(FEATURES)].to_numpy().tolist() == [[float(i + 100) for i in range(len(FEATURES))]]
     assert found.loc[["a"], list(FEATURES)].to_numpy().tolist() == [[float(i) for i in range(len(FEATURES))]]
     assert found.loc[["unknown"], list(FEATURES)].isna().all(axis=None)
@@ -108,7 +108,7 @@ def test_training_set_with_a_doubled_transaction_is_refused(store: FeatureStore)
     values = {f: [0.0, 1.0] for f in FEATURES}
     pd.DataFrame({**keys, "event_timestamp": AT, "created_timestamp": AT, **values}).to_parquet(path)
     with pytest.raises(FeatureStoreError, match="must be unique"):
-        store.training_set(pd.DataFrame({**keys, "event_timestamp": AT}), "fraud_training")
+        store.training_set(pd.DataFrame({**keys, "event_timestamp": AT}), "fraud_training", "transaction_id")
 
 
 def test_feast_command_works_on_the_repo(settings: Settings, store: FeatureStore) -> None:

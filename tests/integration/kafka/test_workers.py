@@ -67,10 +67,13 @@ def traffic(settings: Settings) -> Iterator[Traffic]:
             thread.join()
 
 
+GROUP = "stream-fraud"
+
+
 def shares(settings: Settings) -> list[int]:
     """How many partitions of the payments each worker reads, as the broker tells it; empty until it can."""
     with KafkaAdminClient(**client_config(settings, "test")) as admin, suppress(kafka_errors.KafkaError):
-        members = admin.describe_groups(["stream"])["stream"]["members"]
+        members = admin.describe_groups([GROUP])[GROUP]["members"]
         assignments = [member["member_assignment"] for member in members if member["member_assignment"]]
         topics = [topic for assignment in assignments for topic in assignment["assigned_partitions"]]
         return sorted(len(topic["partitions"]) for topic in topics if topic["topic"] == TRANSACTIONS)
