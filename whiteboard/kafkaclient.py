@@ -8,6 +8,8 @@ What will not change by trying again (credentials, a certificate) ends it at onc
 the client in. A client that was not let in leaves no thread and no socket behind, as the library's own would.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from kafka import errors
@@ -37,6 +39,11 @@ class _Connections(KafkaConnectionManager):  # type: ignore[misc]
         connection.init_future.add_callback(self._succeeded).add_errback(self._failed)
         return connection
 
+    async def _build_transport(self, *arguments: Any, **options: Any) -> Any:
+        transport = await super()._build_transport(*arguments, **options)
+        transport._sock_recv = partial(_last_words_first, transport._sock_recv)
+        return transport
+
     def bootstrap(self, *arguments: Any, **options: Any) -> None:
         try:
             super().bootstrap(*arguments, **options)
@@ -55,6 +62,15 @@ class _Connections(KafkaConnectionManager):  # type: ignore[misc]
 
     def _failed(self, error: BaseException) -> None:
         self._failure = error
+
+
+def _last_words_first(receive: Callable[[], tuple[bytes, Exception | None]]) -> tuple[bytes, Exception | None]:
+    """What came before the connection's end, and the end the next time it is asked for.
+
+    The library drops data that it reads together with the end; in these a broker says why it will not let a client in.
+    """
+    data, error = receive()
+    return data, None if data else error
 
 
 def _is_final(error: BaseException) -> bool:
