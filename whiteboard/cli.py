@@ -19,6 +19,7 @@ from rich.console import Console
 
 from whiteboard.errors import WhiteboardError
 from whiteboard.fraud.cli import app as fraud_app
+from whiteboard.recommendation.cli import app as recommendation_app
 
 if TYPE_CHECKING:
     from whiteboard.demo import Told
@@ -33,6 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(fraud_app, name="fraud")
+app.add_typer(recommendation_app, name="recommendation")
 dead_letters = typer.Typer(
     help="Records that could not be decoded: look at them, send them again.", no_args_is_help=True
 )

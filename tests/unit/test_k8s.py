@@ -232,7 +232,8 @@ def test_there_are_never_more_workers_than_partitions() -> None:
     lag = next(t["metadata"] for t in scaler["triggers"] if t["type"] == "kafka")
     source = (ROOT / "services" / "stream" / "worker.py").read_text()
     assert scaler["maxReplicaCount"] == int(settings_of("production")["WHITEBOARD_KAFKA_PARTITIONS"])
-    assert re.search(rf'EventConsumer\(\s*settings,\s*routes\.topics,\s*"{lag["consumerGroup"]}"', source)
+    assert re.search(r'EventConsumer\(\s*settings,\s*routes\.topics,\s*f"stream-{routes\.system}"', source)
+    assert lag["consumerGroup"] == "stream-fraud"
     assert lag["bootstrapServersFromEnv"] in settings_of("production")
     assert the(rendered("production"), "Deployment", "stream")["spec"]["strategy"]["rollingUpdate"]["maxSurge"] == 0
 

@@ -10,30 +10,25 @@ created_timestamp (when the payment became known; else when it happened). Times 
 A file that breaks this is refused before anything is sent.
 """
 
-import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from pandas.api import types
 
-from whiteboard.errors import ContractError
+from whiteboard.datafiles import A_TIME, Checker, read, utc
 from whiteboard.eventlog import EventProducer
 from whiteboard.fraud.events import LABELS, SCHEMAS, TRANSACTIONS, Label, Transaction
 from whiteboard.settings import Settings
 
 LABEL_DELAY = pd.Timedelta(days=7)
 MAX_AMOUNT = 1_000_000
-MAX_ID_LENGTH = 64
-UNIX_EPOCH = pd.Timestamp(0, tz="UTC")
 _IDS = ("transaction_id", "customer_id", "terminal_id")
 _REQUIRED = (*_IDS, "event_timestamp", "amount", "is_fraud")
 _TRUTHS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
-_A_TIME = "a time in UTC such as 2026-01-31T08:15:00Z"
 _CHUNK = 20_000  # rows turned into Python objects at a time
 
 OnProgress = Callable[[int, int], None]  # (events sent, of how many)
@@ -44,95 +39,32 @@ def read_transactions(path: Path) -> pd.DataFrame:
 
     Raises ContractError with column, row (the first data row is 1), value and expectation.
     """
-    try:
-        return checked(_read(path), source=path.name)
-    except FileNotFoundError as error:
-        raise _unreadable(path, "a file that exists") from error
-    except UnicodeDecodeError as error:
-        raise _unreadable(path, "text in UTF-8") from error
-    except pd.errors.ParserError as error:
-        line = re.search(r"in line (\d+)", str(error))  # the header is line 1
-        row = int(line[1]) - 1 if line else None
-        raise _unreadable(path, "as many fields as the header has", row) from error
-    except pd.errors.EmptyDataError as error:
-        raise _unreadable(path, "a header and rows") from error
-
-
-def _read(path: Path) -> pd.DataFrame:
-    if path.suffix == ".csv":
-        return pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""])  # an id of 007 stays 007
-    if path.suffix != ".parquet":
-        raise _unreadable(path, "a .parquet or .csv file")
-    from pyarrow import ArrowInvalid
-
-    try:
-        return pd.read_parquet(path)
-    except ArrowInvalid as error:
-        raise _unreadable(path, "a Parquet file") from error
-
-
-def _unreadable(path: Path, expected: str, row: int | None = None) -> ContractError:
-    return ContractError(source=path.name, column="(all)", row=row, value=path.name, expected=expected)
+    return read(path, checked)
 
 
 def checked(frame: pd.DataFrame, source: str = "transactions") -> pd.DataFrame:
     """`frame` in the contract's types and in order of created_timestamp, or a ContractError for its first bad value."""
-    for column in _REQUIRED:
-        if column not in frame:
-            expected = f"this column; the file has {', '.join(map(str, frame.columns))}"
-            raise ContractError(source=source, column=column, row=None, value="no such column", expected=expected)
-
-    def refuse(column: str, bad: "pd.Series[bool]", expected: str) -> None:
-        if bad.any():
-            at = int(bad.to_numpy().argmax())
-            value = frame[column].tolist()[at]
-            raise ContractError(source=source, column=column, row=at + 1, value=value, expected=expected)
-
-    frame = frame.reset_index(drop=True)
+    check = Checker(frame, source, _REQUIRED)
+    frame, refuse = check.frame, check.refuse
     out = pd.DataFrame(index=frame.index)
     for column in _IDS:
-        given = frame[column]
-        refuse(column, given.isna(), "an id")
-        no_id = types.is_float_dtype(given) or types.is_bool_dtype(given) or types.is_datetime64_any_dtype(given)
-        refuse(column, pd.Series(no_id, frame.index), "an id: text or a whole number")
-        out[column] = given.astype(str)
-        refuse(column, ~out[column].str.len().between(1, MAX_ID_LENGTH), f"an id of 1 to {MAX_ID_LENGTH} characters")
-    refuse("transaction_id", out["transaction_id"].duplicated(), "an id that no earlier row has")
-
-    out["event_timestamp"] = _utc(frame["event_timestamp"])
-    refuse("event_timestamp", out["event_timestamp"].isna(), _A_TIME)
-    out["amount"] = _numbers(frame["amount"])
-    refuse("amount", ~out["amount"].between(0, MAX_AMOUNT), f"a number from 0 to {MAX_AMOUNT:,}")  # NaN is not between
+        out[column] = check.ids(column, unique=column == "transaction_id")
+    out["event_timestamp"] = check.times("event_timestamp")
+    out["amount"] = check.numbers("amount", 0, MAX_AMOUNT)
     out["is_fraud"] = _truths(frame["is_fraud"])
     refuse("is_fraud", out["is_fraud"].isna() & frame["is_fraud"].notna(), "true, false, 1, 0 or empty")
     for column, delay in (("label_timestamp", LABEL_DELAY), ("created_timestamp", pd.Timedelta(0))):
         default = out["event_timestamp"] + delay
         out[column] = default
         if column in frame:
-            given = _utc(frame[column])
-            refuse(column, given.isna() & frame[column].notna(), f"{_A_TIME}, or empty")
+            given = utc(frame[column])
+            refuse(column, given.isna() & frame[column].notna(), f"{A_TIME}, or empty")
             out[column] = given.fillna(default)
             refuse(column, out[column] < out["event_timestamp"], "a time not before event_timestamp")
-    # there is one clock, also for history: what has not happened yet cannot be known
-    now = pd.Timestamp.now("UTC")
-    refuse("event_timestamp", ~out["event_timestamp"].between(UNIX_EPOCH, now), f"a time from 1970 to {now:%Y-%m-%d}")
+    check.past("event_timestamp", out["event_timestamp"])  # what has not happened yet cannot be known
     if "created_timestamp" in frame:
-        refuse("created_timestamp", out["created_timestamp"] > now, f"a time until {now:%Y-%m-%d}")
+        check.past("created_timestamp", out["created_timestamp"])
     return out.sort_values("created_timestamp", kind="stable", ignore_index=True)
-
-
-def _utc(column: "pd.Series[Any]") -> "pd.Series[pd.Timestamp]":
-    """Times in UTC, NaT for what is none; a number is no time, for nobody says of which unit."""
-    if types.is_numeric_dtype(column):
-        return pd.Series(pd.NaT, column.index, dtype="datetime64[us, UTC]")
-    form = None if types.is_datetime64_any_dtype(column) else "ISO8601"
-    return pd.to_datetime(column, utc=True, errors="coerce", format=form).astype("datetime64[us, UTC]")
-
-
-def _numbers(column: "pd.Series[Any]") -> "pd.Series[float]":
-    if types.is_bool_dtype(column):
-        return pd.Series(np.nan, column.index)
-    return pd.to_numeric(column, errors="coerce").astype(float)
 
 
 def _truths(column: "pd.Series[Any]") -> "pd.Series[bool]":

@@ -1,0 +1,134 @@
+"""`whiteboard recommendation …`: one command a stage, the same verbs in every system."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+app = typer.Typer(help="Recommendation, stage by stage.", no_args_is_help=True)
+
+InteractionsFile = Annotated[
+    Path | None,
+    typer.Option("--interactions", exists=True, dir_okay=False, help="Parquet or CSV, see the README for its columns"),
+]
+ItemsFile = Annotated[
+    Path | None,
+    typer.Option("--items", exists=True, dir_okay=False, help="Parquet or CSV, see the README for its columns"),
+]
+Day = Annotated[datetime, typer.Option(formats=["%Y-%m-%d"])]
+
+
+@app.command(epilog="Example: whiteboard recommendation simulate --users 500 --items 400 --days 30 --out world")
+def simulate(
+    out: Annotated[Path, typer.Option(help="folder for items, interactions, impressions and the truth")] = Path(
+        "world"
+    ),
+    users: Annotated[int, typer.Option(min=1)] = 10_000,
+    items: Annotated[int, typer.Option(min=1)] = 5_000,
+    start: Day = datetime(2026, 1, 1),
+    days: Annotated[int, typer.Option(min=2)] = 60,
+    seed: int = 0,
+    shift_day: Annotated[int | None, typer.Option(help="day on which the tastes shift")] = None,
+) -> None:
+    """Simulates a world of users and items: what was shown, examined, clicked and bought."""
+    from rich.progress import Progress
+
+    from whiteboard.recommendation.population import WorldConfig
+    from whiteboard.recommendation.world import simulate as run
+
+    config = WorldConfig(users=users, items=items, start=start.date(), days=days, seed=seed, shift_day=shift_day)
+    with Progress() as bar:
+        task = bar.add_task("days")
+        world = run(config, progress=lambda done, total: bar.update(task, completed=done, total=total))
+    world.save(out)
+    Console().print(
+        f"{len(world.interactions):,} interactions with {len(world.items):,} items, "
+        f"{world.shown['request_id'].nunique():,} lists shown in {out}"
+    )
+
+
+@app.command(epilog="Example: whiteboard recommendation ingest --interactions clicks.parquet --items items.parquet")
+def ingest(interactions: InteractionsFile = None, items: ItemsFile = None) -> None:
+    """Sends a file of interactions, and the catalogue they are with, through the event log."""
+    from rich.progress import Progress
+
+    from whiteboard.embedded import connected
+    from whiteboard.recommendation.ingest import ingest as run
+    from whiteboard.recommendation.ingest import read_interactions, read_items
+    from whiteboard.settings import Settings
+
+    if interactions is None or items is None:
+        raise typer.BadParameter("--interactions FILE and --items FILE are needed")
+    catalogue = read_items(items)
+    frame = read_interactions(interactions, catalogue)
+    with Progress() as bar:
+        task = bar.add_task("items and interactions")
+        run(
+            connected(Settings()),
+            catalogue,
+            frame,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    Console().print(f"{len(frame):,} interactions and {len(catalogue):,} items sent")
+
+
+@app.command(epilog="Example: whiteboard recommendation features --sql")
+def features(
+    sql: Annotated[
+        bool, typer.Option("--sql", help="the SQL that computes them point in time, instead of the list")
+    ] = False,
+) -> None:
+    """Lists the features of showing an item to a user."""
+    from whiteboard.recommendation.features import FEATURES, point_in_time_sql
+
+    if sql:
+        typer.echo(point_in_time_sql("shown", "interactions", "created"))
+    else:
+        typer.echo("\n".join(FEATURES))
+
+
+@app.command(epilog="Example: whiteboard recommendation backtest --interactions ratings.csv --split temporal-user")
+def backtest(
+    interactions: InteractionsFile = None,
+    items: ItemsFile = None,
+    movielens: Annotated[
+        bool, typer.Option("--movielens", help="the ratings in the extra 'movielens' instead of a file")
+    ] = False,
+    split: Annotated[str, typer.Option(help="random (by item), temporal-user or temporal")] = "random",
+    test_fraction: Annotated[float, typer.Option(min=0.01, max=0.9)] = 0.25,
+    k: Annotated[int, typer.Option(min=1, help="length of the lists")] = 10,
+    seed: int = 0,
+    seeds: Annotated[int, typer.Option(min=1, help="runs to average over, from --seed on")] = 1,
+    out: Annotated[Path, typer.Option(help="where to write the result as JSON")] = Path("result.json"),
+) -> None:
+    """Recommends from one part of the interactions and tests on the other: every source, their blend, a re-ranker."""
+    from pipelines.recommendation.backtest import backtest as run
+    from pipelines.recommendation.backtest import print_table
+    from pipelines.recommendation.splits import SPLITS, as_split
+
+    if split not in SPLITS:
+        raise typer.BadParameter(f"--split: {split!r} is none of {', '.join(SPLITS)}")
+    frame, catalogue = _data(interactions, items, movielens)
+    result = run(
+        frame, catalogue, how=as_split(split), test_fraction=test_fraction, k=k, seed=seed, seeds=seeds, out=out
+    )
+    Console().print(print_table(result))
+    Console().print(f"{result['ships']} ships; full result in {out}, {result['seconds']:.0f} s")
+
+
+def _data(interactions: Path | None, items: Path | None, movielens: bool) -> "tuple[pd.DataFrame, pd.DataFrame | None]":
+    if movielens == (interactions is not None):
+        raise typer.BadParameter("give either --interactions FILE or --movielens")
+    if interactions is None:
+        from pipelines.recommendation.movielens import load
+
+        return load()
+    from whiteboard.recommendation.ingest import read_interactions, read_items
+
+    catalogue = read_items(items) if items else None
+    return read_interactions(interactions, catalogue), catalogue
