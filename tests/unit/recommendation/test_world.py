@@ -52,9 +52,9 @@ def test_what_is_shown_is_seen_by_its_position_whatever_it_is(world: World) -> N
 def test_what_is_seen_is_clicked_as_the_truth_says(world: World) -> None:
     """Over all visits the intent averages out to what relevance without and with an intent enclose."""
     seen = outcomes(world).query("view == 1")
-    users = seen["user_id"].str[2:].astype(int).to_numpy(dtype=np.int64)
-    items = seen["item_id"].str[2:].astype(int).to_numpy(dtype=np.int64)[:, None]
-    day = (seen["event_timestamp"] - pd.Timestamp(CONFIG.start, tz="UTC")).dt.days.to_numpy(dtype=np.int64)
+    users = np.array(seen["user_id"].str[2:].tolist(), dtype=np.int64)
+    items = np.array(seen["item_id"].str[2:].tolist(), dtype=np.int64)[:, None]
+    day = np.array((seen["event_timestamp"] - pd.Timestamp(CONFIG.start, tz="UTC")).dt.days.tolist(), dtype=np.int64)
     plain = world.truth.relevance(users, items, day)[:, 0]
     wanted = world.truth.relevance(users, items, day, world.truth.category[items[:, 0]])[:, 0]
     groups = pd.qcut(plain, 8, labels=False)
