@@ -9,10 +9,8 @@ identity.json                    {"as_of": "2026-03-04T23:59:59.999999+00:00", "
 
 import json
 import shutil
-import tempfile
 from dataclasses import asdict
 from datetime import UTC, datetime
-from importlib.metadata import version as installed
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,10 +19,10 @@ import pandas as pd
 
 from pipelines.fraud.dataset import KEYS, Dataset
 from pipelines.fraud.evaluate import evaluate
+from whiteboard import versions
 from whiteboard.fraud.events import SYSTEM
 from whiteboard.fraud.model import FraudModel
-from whiteboard.promotion import offer
-from whiteboard.registry import Registry, RunRecord, VersionRef
+from whiteboard.registry import VersionRef
 from whiteboard.settings import Settings
 from whiteboard.steps import write_identity
 
@@ -37,13 +35,13 @@ _REFERENCE_ROWS = 5_000
 
 def pack(trained: "Trained", dataset: Dataset, folder: Path) -> Path:
     """Writes the candidate into `folder`, its identity last; returns the folder."""
-    model, notes, seed = folder / "model", folder / "notes", trained.config.seed
+    model, seed = folder / "model", trained.config.seed
     trained.model.save(model)
     trained.slices.test.frame.to_parquet(model / HOLDOUT, index=False)
     recent = dataset.slice(trained.slices.stop.frame["event_timestamp"].min(), None)
     reference(trained.model, recent, seed).to_parquet(model / REFERENCE, index=False)
     members = next(candidate.members for candidate in trained.ablation if candidate.kept)
-    texts = {
+    texts: dict[str, object] = {
         "params": {**trained.params, "members": members, "seed": seed, **dataset.counts},
         "features": list(dataset.features),
         "ablation": [candidate.as_dict() for candidate in trained.ablation],
@@ -51,9 +49,7 @@ def pack(trained: "Trained", dataset: Dataset, folder: Path) -> Path:
         "costs": asdict(trained.model.costs),
         "data": {"as_of": dataset.as_of.isoformat(), "fingerprint": dataset.fingerprint, **dataset.counts},
     }
-    notes.mkdir()
-    for name, content in texts.items():
-        (notes / f"{name}.json").write_text(json.dumps(content, indent=1, default=str))
+    versions.write_notes(folder, texts)
     write_identity(folder, dataset, trained.config)
     return folder
 
@@ -77,45 +73,27 @@ def reference(model: FraudModel, recent: Dataset, seed: int = 0) -> pd.DataFrame
 
 
 def register(settings: Settings, candidate: Path) -> VersionRef:
-    """Evaluates the candidate and registers it as the next version, or finds the version that it has become before.
-
-    The version becomes @challenger, unless it was judged already or a version that knows more is waiting or serving.
-    Feast gets a feature service with what it reads.
-    """
-    from whiteboard.featurestore import FeatureStore
-
-    registry, model = Registry(settings), FraudModel.load(candidate / "model")
-    ref = registry.find(SYSTEM, json.loads((candidate / "identity.json").read_text()))
-    if ref is None:
-        ref = _new_version(registry, candidate, model)
-    FeatureStore(settings).register_service(SYSTEM, ref.version, model.features)
-    offer(registry, ref)
-    return ref
+    """Evaluates the candidate and registers it as the next version, or finds the version that it has become before."""
+    model = FraudModel.load(candidate / "model")
+    return versions.register(
+        settings,
+        SYSTEM,
+        candidate,
+        features=model.features,
+        finish=lambda artifacts: _finish(candidate, model, artifacts),
+        loader_module="whiteboard.fraud.model",
+        packages=("lightgbm", "numpy", "pandas"),
+    )
 
 
-def _new_version(registry: Registry, candidate: Path, model: FraudModel) -> VersionRef:
+def _finish(candidate: Path, model: FraudModel, artifacts: Path) -> dict[str, float]:
     from pipelines.fraud.figures import draw
 
-    own = json.loads((candidate / "identity.json").read_text())
-    params = json.loads((candidate / "notes" / "params.json").read_text())
+    seed = json.loads((candidate / "notes" / "params.json").read_text())["seed"]
     test = holdout(candidate / "model")
-    evaluation = evaluate(model, test, seed=params["seed"])
+    evaluation = evaluate(model, test, seed=seed)
+    shutil.copy(candidate / "model" / REFERENCE, artifacts)
+    (artifacts / "evaluation.json").write_text(json.dumps(evaluation.as_dict(), indent=1))
+    draw(model, test, artifacts / "plots")
     thresholds = {"threshold_review": model.thresholds.review, "threshold_decline": model.thresholds.decline}
-    with tempfile.TemporaryDirectory() as temporary:
-        files, artifacts = Path(temporary) / "model", Path(temporary) / "artifacts"
-        shutil.copytree(candidate / "model", files)
-        shutil.copytree(candidate / "notes", artifacts)
-        shutil.copy(files / REFERENCE, artifacts)
-        (artifacts / "evaluation.json").write_text(json.dumps(evaluation.as_dict(), indent=1))
-        draw(model, test, artifacts / "plots")
-        record = RunRecord(
-            name=f"{SYSTEM} {datetime.fromisoformat(own['as_of']):%Y-%m-%d %H:%M}",
-            params=params,
-            metrics={**evaluation.flat(), **thresholds},
-            tags=own,
-            artifacts=artifacts,
-        )
-        needed = [f"{package}=={installed(package)}" for package in ("lightgbm", "numpy", "pandas")]
-        return registry.register(
-            SYSTEM, files, record, loader_module="whiteboard.fraud.model", requirements=needed, alias=None
-        )
+    return {**evaluation.flat(), **thresholds}

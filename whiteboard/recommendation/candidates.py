@@ -31,6 +31,7 @@ from whiteboard.recommendation.collaborative import (
     interaction_matrix,
     positives,
 )
+from whiteboard.recommendation.features import FRESH_DAYS
 from whiteboard.recommendation.similarity import Content, CoVisitation, content_from
 
 Floats = NDArray[np.float32]
@@ -40,7 +41,6 @@ SOURCES = COLLABORATIVE, SESSION, CONTENT, TRENDING, FRESH = (
     "collaborative", "session", "content", "trending", "fresh",
 )  # fmt: skip
 RECENT = 50  # items of a user that a request brings; older ones no longer change the list
-FRESH_DAYS = 7.0
 
 
 @dataclass(frozen=True)
@@ -188,6 +188,17 @@ class Retrieval:
         fitted = recent[recent < len(self.covisitation.neighbours)]
         return self._padded(self.covisitation.scores(fitted), 0.0)
 
+    def user_scores(self, liked: Ints) -> Floats:
+        """The scores of the sources that know the user, collaborative, session and content, of every item; (3, items).
+
+        `liked` are codes, newest first (see `known`).
+        """
+        scores = np.zeros((3, len(self.item_ids)), dtype=np.float32)
+        if len(liked):
+            scores[0], scores[1] = self.collaborative_scores(liked), self.session_scores(liked)
+            scores[2] = self.content.scores(liked)
+        return scores
+
     def candidates(
         self,
         recent: Sequence[str],
@@ -224,10 +235,7 @@ class Retrieval:
 
     def _scores(self, liked: Ints, trending: Floats | None, age_days: Floats | None) -> Floats:
         scores = np.zeros((len(SOURCES), len(self.item_ids)), dtype=np.float32)
-        scores[0] = self.collaborative_scores(liked)
-        scores[1] = self.session_scores(liked)
-        if len(liked):
-            scores[2] = self.content.scores(liked)
+        scores[:3] = self.user_scores(liked)
         scores[3] = self.popularity if trending is None else trending
         if age_days is not None:  # fresh and to the user's taste
             scores[4] = fresh_scores(age_days) * (1 + scores[2])

@@ -40,6 +40,7 @@ from whiteboard.windows_sql import Visibility, point_in_time, recent_sql, unseen
 Floats = NDArray[np.float64]
 
 RECENT = 50  # items that a user's row remembers: what candidates are drawn from
+FRESH_DAYS = 7.0  # an item is new
 MAX_AGE_DAYS = 90.0  # an older item is not told from one of that age
 _PRIOR_VIEWS, _PRIOR_LIKES = 20.0, 1.0  # what an item's click-through starts from
 
@@ -138,7 +139,7 @@ USER_FOLD = EntityFold("user", USER_STREAMS)
 ITEM_FOLD = EntityFold("item", (ITEM,))
 
 GROUPED = tuple(f.name for s in USER_STREAMS if s.group is not None for f in s.features)
-SCORES = ("score_collaborative", "score_session", "score_content", "score_trending", "score_fresh")
+SCORES = ("score_collaborative", "score_session", "score_content")  # of the candidate sources that know the user
 CONTEXT = ("price", "item_age_days", *SCORES)  # as the request had them
 _MEAN_PAID = "nullif(user_paid_30d / nullif(user_purchases_30d, 0), 0)"
 # Features made of other features, as SQL; `candidate_matrix` makes the same ones of arrays.
@@ -149,7 +150,9 @@ _DERIVED_SQL = {
     "category_share_7d": "user_category_likes_7d / nullif(user_likes_7d, 0)",
     "category_share_30d": "user_category_likes_30d / nullif(user_likes_30d, 0)",
     "item_like_rate_7d": f"(item_likes_7d + {_PRIOR_LIKES}) / (item_views_7d + {_PRIOR_VIEWS})",
-    "item_trend": "item_likes_1d * 7 / (item_likes_7d + 1)",
+    "score_trending": "item_likes_1d / sqrt(item_likes_7d / 7 + 1)",  # candidates.trending_scores
+    "score_fresh": "CASE WHEN rows.item_age_days < 7 THEN (1 - rows.item_age_days / 7) * (1 + rows.score_content) "
+    "ELSE 0 END",  # candidates.fresh_scores, and to the user's taste
 }
 FEATURES: tuple[str, ...] = (*_DERIVED_SQL, *USER_FOLD.features, *GROUPED, *ITEM_FOLD.features)
 _AT = {name: column for column, name in enumerate(FEATURES)}
@@ -214,7 +217,7 @@ def candidate_matrix(
 ) -> Floats:
     """FEATURES of n candidates of one user, (n, f) float64; NaN where undefined.
 
-    `items` (n, features of ITEM_FOLD) are their `item_values`, `scores` (n, 5) those of SCORES, `prices` NaN where the
+    `items` (n, features of ITEM_FOLD) are their `item_values`, `scores` (n, 3) those of SCORES, `prices` NaN where the
     catalogue names none. Equal to point_in_time_sql's values for the same rows, to the last bit of a division.
     """
     n = len(item_ids)
@@ -243,7 +246,9 @@ def _derive(matrix: Floats, user: dict[str, float]) -> None:
         matrix[:, _AT[f"category_share_{span}"]] = matrix[:, _AT[f"user_category_likes_{span}"]] / likes
     liked = matrix[:, _AT["item_likes_7d"]]
     matrix[:, _AT["item_like_rate_7d"]] = (liked + _PRIOR_LIKES) / (matrix[:, _AT["item_views_7d"]] + _PRIOR_VIEWS)
-    matrix[:, _AT["item_trend"]] = matrix[:, _AT["item_likes_1d"]] * 7 / (liked + 1)
+    matrix[:, _AT["score_trending"]] = matrix[:, _AT["item_likes_1d"]] / np.sqrt(liked / 7 + 1)
+    age, content = matrix[:, _AT["item_age_days"]], matrix[:, _AT["score_content"]]
+    matrix[:, _AT["score_fresh"]] = np.where(age < FRESH_DAYS, (1 - age / FRESH_DAYS) * (1 + content), 0)
 
 
 def watermark(fold: EntityFold, state: bytes | None) -> dict[str, tuple[int, dict[str, int]]]:

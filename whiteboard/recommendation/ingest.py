@@ -176,7 +176,7 @@ def ingest(
     category = dict(zip(items["item_id"], items["categories"].map(main_category), strict=True))
     slates = None if shown is None else iter(_impressions(shown, category))
     with EventProducer(settings, "ingest", SCHEMAS, linger_ms=20) as producer:
-        for done, (kind, row) in enumerate(_in_order(items, interactions, requests), 1):
+        for done, (kind, row) in enumerate(_in_order(items, requests, interactions), 1):
             if kind == 0:
                 send_item(producer, row)
             elif kind == 1 and slates is not None:

@@ -233,7 +233,7 @@ def test_an_items_values_are_the_same_all_through_an_item_tile() -> None:
 def test_a_user_and_items_never_seen_have_counts_of_zero_and_no_shares() -> None:
     user = user_values(None, micros(START))
     items = np.array([item_values(None, micros(START))])
-    row = candidate_matrix(user, ["i9"], ["toys"], items, np.array([5.0]), np.array([0.0]), np.zeros((1, 5)))[0]
+    row = candidate_matrix(user, ["i9"], ["toys"], items, np.array([5.0]), np.array([0.0]), np.zeros((1, 3)))[0]
     values = dict(zip(FEATURES, row, strict=True))
     assert values["user_likes_30d"] == values["item_likes_7d"] == values["user_category_likes_7d"] == 0
     assert np.isnan(values["category_share_7d"]) and np.isnan(values["price_to_mean"])
