@@ -42,6 +42,10 @@ class Settings(BaseSettings):
         0.05, ge=0, lt=1, description="share of would-be declines that go to review instead, so that labels still come"
     )
 
+    item_cache_s: float = Field(
+        5.0, ge=0, description="how long a service uses an item's feature row before it reads it again"
+    )
+
     trace_log_share: float = Field(
         1.0, ge=0, le=1, description="share of traces of which each process writes log lines; a line takes 12 µs"
     )

@@ -24,6 +24,7 @@ from whiteboard.errors import ModelError, NotEnoughDataError
 from whiteboard.lake import Lake, connect
 from whiteboard.manifest import write_atomically
 from whiteboard.recommendation.candidates import RECENT, Retrieval, RetrievalConfig
+from whiteboard.recommendation.catalogue import catalogue_sql
 from whiteboard.recommendation.events import IMPRESSIONS, INTERACTIONS, ITEMS, Impression, Interaction, Item
 from whiteboard.recommendation.features import FEATURES, SCORES, point_in_time_sql, recent_items_sql
 from whiteboard.settings import Settings
@@ -158,9 +159,7 @@ def known(connection: duckdb.DuckDBPyConnection, lake: Lake, as_of: datetime) ->
         "interactions": f"SELECT * FROM {lake.relation(INTERACTIONS, Interaction)} WHERE created_timestamp <= $as_of "
         "QUALIFY row_number() OVER (PARTITION BY interaction_id ORDER BY created_timestamp) = 1 "
         "ORDER BY event_timestamp, interaction_id",
-        "items": "SELECT item_id, title, array_to_string(from_json(categories, '[\"VARCHAR\"]'), '|') AS categories, "
-        f"price, event_timestamp FROM {lake.relation(ITEMS, Item)} WHERE created_timestamp <= $as_of "
-        "QUALIFY row_number() OVER (PARTITION BY item_id ORDER BY created_timestamp DESC) = 1 ORDER BY item_id",
+        "items": catalogue_sql(lake.relation(ITEMS, Item), "created_timestamp <= $as_of"),
         "impressions": f"""SELECT request_id, event_timestamp, created_timestamp, user_id, model_version, degraded,
             unnest(from_json(items, '[{{"item_id": "VARCHAR", "position": "INTEGER", "propensity": "DOUBLE",
                                         "category": "VARCHAR", "source": "VARCHAR"}}]'), recursive := true)
@@ -183,7 +182,7 @@ def _shown(connection: duckdb.DuckDBPyConnection, as_of: datetime) -> pd.DataFra
             FROM interactions WHERE request_id IS NOT NULL GROUP BY ALL
         )
         SELECT s.request_id || '/' || s.position AS shown_id, s.request_id, s.user_id, s.item_id, s.event_timestamp,
-               s.created_timestamp, s.position, s.propensity, s.category, price::DOUBLE AS price,
+               s.created_timestamp, s.position, s.propensity, s.category, price,
                least(date_diff('microsecond', i.event_timestamp, s.event_timestamp) / 86400000000.0, 90)::DOUBLE
                    AS item_age_days,
                (coalesce(seen, 0) = 1)::BOOLEAN AS seen, coalesce(grade, 0)::DOUBLE AS grade

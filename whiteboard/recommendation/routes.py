@@ -20,7 +20,7 @@ from whiteboard.recommendation.events import (
 from whiteboard.recommendation.features import ITEM_FOLD, USER_FOLD
 from whiteboard.streams import Route, Routes
 
-USER_VIEW, ITEM_VIEW = "recommendation_user", "recommendation_item"
+USER_VIEW, ITEM_VIEW, BATCH_VIEW = "recommendation_user", "recommendation_item", "recommendation_batch"
 
 ROUTES = Routes(
     system=SYSTEM,

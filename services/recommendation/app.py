@@ -1,0 +1,165 @@
+"""The recommendation service: `GET /v1/recommendations`, `POST /v1/interactions`.
+
+    python -m services.recommendation.app --port 8002
+    curl -s 'localhost:8002/v1/recommendations?user_id=u-00012&k=10'
+    curl -s localhost:8002/v1/interactions -d '{"interactions": [{"interaction_id": "x-17", "user_id": "u-00012",
+        "item_id": "i-00088", "event_type": "click", "event_timestamp": "2026-01-31T08:15:00Z", "request_id": "9f2c"}]}'
+
+A request reads the user's row, draws candidates from several sources, ranks them in one call, and leaves an impression
+in the outbox. What users do comes back with the request's id. The model behind @champion is swapped meanwhile.
+"""
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvicorn
+from fastapi import FastAPI, Query, Request, Response
+
+from services.recommendation.schemas import InteractionsIn, InteractionsOut, RecommendationsOut
+from services.recommendation.service import Reader, RecommendationService, UserRows
+from whiteboard.errors import ModelError
+from whiteboard.featurestore import FeatureStore
+from whiteboard.fields import Identifier, Moment
+from whiteboard.hotswap import HotSwap
+from whiteboard.lake import Lake
+from whiteboard.logs import configure_logging
+from whiteboard.outbox import Outbox
+from whiteboard.recommendation.catalogue import Catalogue
+from whiteboard.recommendation.events import EXPOSURES, IMPRESSIONS, INTERACTIONS, SCHEMAS, SYSTEM
+from whiteboard.recommendation.features import FEATURES
+from whiteboard.recommendation.model import RecommendationModel
+from whiteboard.recommendation.routes import BATCH_VIEW, ITEM_VIEW, USER_VIEW
+from whiteboard.registry import CHALLENGER, CHAMPION, Registry
+from whiteboard.settings import Settings
+from whiteboard.webapi import create_app, problems, taking, validated
+
+KEEP_ALIVE_S = 75  # above a minute's pause of a client that keeps its connections
+MOST = 50  # items of a list
+
+
+def bootstrap(settings: Settings) -> RecommendationService:
+    """The service with its real parts; nothing is connected yet."""
+    return RecommendationService(
+        settings,
+        models=HotSwap(Registry(settings), SYSTEM, load_model),
+        outbox=Outbox(settings, "recommendation-service", SCHEMAS, topics=(IMPRESSIONS, INTERACTIONS, EXPOSURES)),
+        connect=lambda: rows_reader(settings),
+        items=Catalogue(Lake(settings.lake_dir)).items,
+    )
+
+
+def rows_reader(settings: Settings) -> Reader:
+    """Reads users' and items' rows from the feature store. Raises FeatureStoreError if there is none yet."""
+    store = FeatureStore(settings)
+    users, items, batch = (store.states(view) for view in (USER_VIEW, ITEM_VIEW, BATCH_VIEW))
+
+    def user(user_id: str) -> UserRows:
+        return users.read([user_id])[0], batch.read([user_id])[0]
+
+    user("")  # opens the connection, before threads could do so side by side
+    return Reader(user, items.read)
+
+
+def load_model(directory: Path) -> RecommendationModel:
+    """The model, tried once so that the first request finds it warm. Raises ModelError if it cannot serve here."""
+    model = RecommendationModel.load(directory)
+    if unknown := sorted(set(model.features) - set(FEATURES)):
+        raise ModelError(f"the model in {directory} reads {', '.join(unknown)}, which this service does not compute")
+    model.retrieval.candidates(model.retrieval.item_ids[:3])
+    return model
+
+
+def build(service: RecommendationService) -> FastAPI:
+    """The HTTP side of `service`, which is started and closed with it."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await asyncio.to_thread(service.start)
+        gc.collect()
+        gc.freeze()  # what the imports made is looked through no more: a full collection would stop us for 0.3 s
+        following = asyncio.create_task(service.follow())
+        yield
+        following.cancel()
+        await asyncio.to_thread(service.close)
+
+    app = create_app(SYSTEM, "Whiteboard recommendation service", service.missing, lifespan=lifespan)
+
+    @app.get(
+        "/v1/recommendations",
+        tags=["recommendations"],
+        response_model=RecommendationsOut,
+        responses=problems(_PROBLEMS),
+    )
+    async def recommendations(
+        request: Request,
+        user_id: Annotated[Identifier, Query()],
+        k: Annotated[int, Query(ge=1, le=MOST, description="length of the list")] = 10,
+        at: Annotated[Moment | None, Query(description="when, for replays; default: now")] = None,
+        request_id: Annotated[Identifier | None, Query(description="default: the trace id")] = None,
+        item_id: Annotated[Identifier | None, Query(description="the item of the page, if it is one")] = None,
+    ) -> Response:
+        """What to show this user now, best first."""
+        trace = request.scope["trace"]
+        answer = await service.recommend(user_id, k, at or datetime.now(UTC), request_id or trace, item_id)
+        timing = ", ".join(f"{hop};dur={seconds * 1000:.3f}" for hop, seconds in answer.hops.items())
+        return Response(answer.body, media_type="application/json", headers={"Server-Timing": timing})
+
+    @app.post(
+        "/v1/interactions",
+        tags=["interactions"],
+        status_code=202,
+        response_model=InteractionsOut,
+        responses=problems(_PROBLEMS),
+        openapi_extra=taking(InteractionsIn),
+    )
+    async def interactions(request: Request) -> InteractionsOut:
+        """Views, clicks and purchases, to learn from; safe to retry with the same ids."""
+        given = validated(InteractionsIn, await request.body())
+        accepted, duplicates = service.take(given.interactions, request.scope["trace"])
+        return InteractionsOut(accepted=accepted, duplicates=duplicates)
+
+    @app.get("/v1/model", tags=["operations"])
+    async def model() -> dict[str, str | None]:
+        """The version that serves now, and the one that waits to be judged."""
+        champion, challenger = service.snapshot.loaded, service.models.challenger
+        return {
+            CHAMPION: champion.version if champion else None,
+            CHALLENGER: challenger.version if challenger else None,
+        }
+
+    return app
+
+
+_PROBLEMS = {
+    413: "the body is too large",
+    422: "a field is missing, unknown, of the wrong type or out of range, or the time is too far in the past",
+    503: "the event log takes no more events for now",
+}
+
+
+def main(
+    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="port to listen on")] = 8002,
+) -> None:
+    """Serves until SIGTERM, then answers what it has accepted and sends what waits for the event log."""
+    configure_logging(SYSTEM)
+    settings = Settings()
+    uvicorn.run(
+        build(bootstrap(settings)),
+        host=host,
+        port=port,
+        access_log=False,
+        log_config=None,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=10,
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)

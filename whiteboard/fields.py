@@ -1,0 +1,26 @@
+"""Field types that mean the same in every API: ids and moments, checked strictly, with a cure in every message."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field
+
+CLOCK_TOLERANCE = timedelta(minutes=5)  # between a sender's clock and ours
+_DATE = re.compile(r"\d{4}-\d\d-\d\d[Tt ]")
+
+
+def _text(value: object) -> object:
+    if not isinstance(value, str) or not _DATE.match(value):  # a bare number would be taken for Unix time
+        raise ValueError("send the time as text with its zone, such as 2026-01-31T08:15:00Z")
+    return value
+
+
+def _not_in_the_future(value: datetime) -> datetime:
+    if value > datetime.now(UTC) + CLOCK_TOLERANCE:
+        raise ValueError("the time lies in the future; send when it happened, and check the sender's clock")
+    return value
+
+
+Identifier = Annotated[str, Field(strict=True, min_length=1, max_length=64)]
+Moment = Annotated[AwareDatetime, BeforeValidator(_text), AfterValidator(_not_in_the_future)]
