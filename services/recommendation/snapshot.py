@@ -66,7 +66,8 @@ class Snapshot:
 
     def popular(self) -> Ints:
         """The codes by the likes of the last week, most first; of equal ones those that trend."""
-        return np.asarray(np.lexsort((-self.trending, -self.values[:, _WEEK_LIKES])))
+        order: Ints = np.lexsort((-self.trending, -self.values[:, _WEEK_LIKES]))
+        return order
 
     def stale(self, codes: Ints, t_us: int) -> Ints:
         """Those of `codes` whose values must be read anew for a request at `t_us`; counts hits and misses."""
