@@ -29,7 +29,7 @@ from whiteboard.errors import NotEnoughDataError
 from whiteboard.eventlog import EventProducer
 from whiteboard.fraud.events import DECISIONS, LABELS, SCHEMAS, SYSTEM, TRANSACTIONS, TRANSACTIONS_BY_TERMINAL
 from whiteboard.fraud.ingest import ingest, send_label
-from whiteboard.fraud.monitor import Monitor
+from whiteboard.fraud.monitor import FraudMonitor
 from whiteboard.fraud.routes import ROUTES
 from whiteboard.fraud.traffic import Answers, DecisionClient
 from whiteboard.fraud.world import WorldConfig, labels_for, malformed_payloads, simulate
@@ -249,7 +249,7 @@ class Demo(Story):
         self.wait_in_lake(self._in_lake())
         self.wait_monitored(self.config.live_days - 1)
         self.stack.process("monitor").terminate()
-        Monitor(self.settings).work(close_last=True)  # no later day will come to close the last one
+        FraudMonitor(self.settings).work(close_last=True)  # no later day will come to close the last one
 
     def expected(self) -> dict[str, int]:
         """How many offsets each topic must have by what was sent."""

@@ -27,6 +27,7 @@ from whiteboard.recommendation.candidates import RECENT, Retrieval, RetrievalCon
 from whiteboard.recommendation.catalogue import catalogue_sql
 from whiteboard.recommendation.events import IMPRESSIONS, INTERACTIONS, ITEMS, Impression, Interaction, Item
 from whiteboard.recommendation.features import FEATURES, SCORES, point_in_time_sql, recent_items_sql
+from whiteboard.recommendation.impressions import shown_sql
 from whiteboard.settings import Settings
 
 Floats = NDArray[np.float64]
@@ -160,11 +161,7 @@ def known(connection: duckdb.DuckDBPyConnection, lake: Lake, as_of: datetime) ->
         "QUALIFY row_number() OVER (PARTITION BY interaction_id ORDER BY created_timestamp) = 1 "
         "ORDER BY event_timestamp, interaction_id",
         "items": catalogue_sql(lake.relation(ITEMS, Item), "created_timestamp <= $as_of"),
-        "impressions": f"""SELECT request_id, event_timestamp, created_timestamp, user_id, model_version, degraded,
-            unnest(from_json(items, '[{{"item_id": "VARCHAR", "position": "INTEGER", "propensity": "DOUBLE",
-                                        "category": "VARCHAR", "source": "VARCHAR"}}]'), recursive := true)
-            FROM (SELECT * FROM {lake.relation(IMPRESSIONS, Impression)} WHERE created_timestamp <= $as_of
-                  QUALIFY row_number() OVER (PARTITION BY request_id ORDER BY created_timestamp) = 1)""",
+        "impressions": shown_sql(lake.relation(IMPRESSIONS, Impression), "created_timestamp <= $as_of"),
     }
     for name, sql in tables.items():
         connection.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {sql}", {"as_of": as_of})

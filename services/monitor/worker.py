@@ -1,6 +1,6 @@
-"""The monitor as a process: looks every second whether an event day is over, and has it judged.
+"""The monitor of one system as a process: looks every second whether an event day is over, and has it judged.
 
-python -m services.monitor.worker --metrics-port 9102
+python -m services.monitor.worker --system fraud --metrics-port 9102
 python -m services.monitor.worker --once            every day that is over, then exit
 """
 
@@ -11,42 +11,65 @@ from typing import Annotated
 
 import typer
 
+from whiteboard.drift import SHARE_LIMIT
 from whiteboard.errors import WhiteboardError
-from whiteboard.fraud.monitor import SETTLE_S, Limits, Monitor
+from whiteboard.fraud.monitor import LEAST_AVERAGE_PRECISION, FraudMonitor
 from whiteboard.logs import configure_logging
+from whiteboard.monitor import SETTLE_S, Monitor
+from whiteboard.recommendation.monitor import LEAST_SHARE, RecommendationMonitor
 from whiteboard.settings import Settings
 from whiteboard.telemetry import BEAT, READY, serve_metrics
 
 log = logging.getLogger("monitor")
-DEFAULT = Limits()
+SYSTEMS = ("fraud", "recommendation")
 
 
 def main(
-    system: Annotated[str, typer.Option(help="which system")] = "fraud",
+    system: Annotated[str, typer.Option(help=f"one of {', '.join(SYSTEMS)}")] = "fraud",
     metrics_port: Annotated[int, typer.Option(help="Prometheus metrics on this port; 0: none")] = 0,
     host: Annotated[str, typer.Option(help="address of the metrics port")] = "127.0.0.1",
     once: Annotated[bool, typer.Option("--once", help="judge the days that are over, then exit")] = False,
     close_last_window: Annotated[bool, typer.Option("--close-last-window", help="the newest day too")] = False,
     every_s: Annotated[float, typer.Option(min=0.1, help="how often to look")] = 1.0,
-    maturity_days: Annotated[int, typer.Option(min=0, help="until most labels of a day are in")] = 5,
-    drift_limit: Annotated[
-        float, typer.Option(min=0, max=1, help="largest share of drifted columns")
-    ] = DEFAULT.drift_share,
+    maturity_days: Annotated[int, typer.Option(min=0, help="fraud: until most labels of a day are in")] = 5,
+    drift_limit: Annotated[float, typer.Option(min=0, max=1, help="largest share of drifted columns")] = SHARE_LIMIT,
     quality_limit: Annotated[
-        float, typer.Option(min=0, max=1, help="least live average precision")
-    ] = DEFAULT.average_precision,
-    parity_limit: Annotated[
-        int, typer.Option(min=0, help="most decisions with other features offline")
-    ] = DEFAULT.mismatched,
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help=f"fraud: least live average precision, {LEAST_AVERAGE_PRECISION}; recommendation: least share of the "
+            f"usual clicks a request, {LEAST_SHARE}",
+        ),
+    ] = None,
+    parity_limit: Annotated[int, typer.Option(min=0, help="most decisions with other features offline")] = 0,
 ) -> None:
     """Runs the monitor until SIGTERM."""
     configure_logging("monitor")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    limits = Limits(drift_limit, quality_limit, parity_limit)
-    settle_s = 0 if once else SETTLE_S
-    monitor = Monitor(Settings(), maturity_days=maturity_days, limits=limits, settle_s=settle_s)
+    if system not in SYSTEMS:
+        raise typer.BadParameter(f"--system: {system!r} is none of {', '.join(SYSTEMS)}")
+    settings, settle_s = Settings(), 0 if once else SETTLE_S
+    monitor: Monitor
+    if system == "fraud":
+        monitor = FraudMonitor(
+            settings,
+            maturity_days=maturity_days,
+            drift_share=drift_limit,
+            mismatched=parity_limit,
+            quality_limit=LEAST_AVERAGE_PRECISION if quality_limit is None else quality_limit,
+            settle_s=settle_s,
+        )
+    else:
+        monitor = RecommendationMonitor(
+            settings,
+            drift_share=drift_limit,
+            mismatched=parity_limit,
+            quality_limit=LEAST_SHARE if quality_limit is None else quality_limit,
+            settle_s=settle_s,
+        )
     serve_metrics(metrics_port, host)
     READY.set(1)
     if once:

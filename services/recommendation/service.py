@@ -23,16 +23,14 @@ import numpy as np
 import pandas as pd
 from prometheus_client import Counter, Histogram
 
-from services.recommendation import ranking
-from services.recommendation.ranking import POLICIES, Chosen, answered
 from services.recommendation.schemas import InteractionIn
-from services.recommendation.snapshot import Snapshot
 from whiteboard.errors import DependencyError, ExperimentError, FeatureStoreError, LakeError, LateEventError
 from whiteboard.events import Exposure
 from whiteboard.experiment import Experiments
 from whiteboard.hotswap import HotSwap
 from whiteboard.logs import logged
 from whiteboard.outbox import Outbox
+from whiteboard.recommendation import ranking
 from whiteboard.recommendation.events import (
     EXPOSURES,
     IMPRESSIONS,
@@ -44,6 +42,8 @@ from whiteboard.recommendation.events import (
 )
 from whiteboard.recommendation.features import USER_FOLD, UserValues, user_values, watermark
 from whiteboard.recommendation.model import RecommendationModel
+from whiteboard.recommendation.ranking import POLICIES, Chosen, answered
+from whiteboard.recommendation.snapshot import Snapshot
 from whiteboard.resilience import Guard, Recent
 from whiteboard.settings import Settings
 from whiteboard.telemetry import BEAT

@@ -22,10 +22,9 @@ from kafka import KafkaConsumer, TopicPartition
 from whiteboard.drift import Baseline, distance
 from whiteboard.eventlog import client_config
 from whiteboard.events import Alert
-from whiteboard.fraud import monitor
 from whiteboard.fraud.events import ALERTS, DECISIONS, LABELS, TRANSACTIONS, Decision, Label, Transaction
 from whiteboard.fraud.features import CUSTOMER_FOLD, TERMINAL_FOLD, online_values, watermarks
-from whiteboard.fraud.monitor import Limits, Monitor
+from whiteboard.fraud.monitor import FraudMonitor
 from whiteboard.lake import Lake, table
 from whiteboard.processes import free_port
 from whiteboard.records import Record
@@ -261,7 +260,7 @@ def test_payment_dated_far_ahead_ends_no_day(settings: Settings, calm: Traffic, 
     ahead = msgspec.structs.replace(last.event, event_timestamp=last.event.event_timestamp + timedelta(days=40))
     stray._append(DECISIONS, ahead, last.event.event_timestamp + timedelta(seconds=1))
     sink_all(settings, stray)
-    Monitor(settings, settle_s=0).work()
+    FraudMonitor(settings, settle_s=0).work()
     assert [w["day"] for w in windows(settings)] == days(0, 1, 2)
 
 
@@ -281,15 +280,15 @@ def test_once_judges_the_newest_day_too_if_told_so_and_exits(settings: Settings,
 @pytest.mark.usefixtures("quick")
 def test_restarted_monitor_goes_on_after_the_last_whole_line(settings: Settings, calm: Traffic) -> None:
     sink_all(settings, calm)
-    assert Monitor(settings).work() == 3
+    assert FraudMonitor(settings).work() == 3
     path, whole = settings.monitor_dir / "fraud" / "windows.jsonl", windows(settings)
-    assert Monitor(settings).work() == 0
+    assert FraudMonitor(settings).work() == 0
     path.write_text(path.read_text()[:-100])  # killed while it wrote
-    assert Monitor(settings).work() == 1
+    assert FraudMonitor(settings).work() == 1
     *earlier, again = windows(settings)
     assert earlier == whole[:-1]
     assert {**again, "judged_at": None} == {**whole[-1], "judged_at": None}
-    assert Monitor(settings).work(close_last=True) == 1
+    assert FraudMonitor(settings).work(close_last=True) == 1
     assert windows(settings)[:-1] == [*earlier, again]
 
 
@@ -299,7 +298,7 @@ def test_day_is_over_when_the_next_has_begun_a_while_ago(settings: Settings, cal
     a_while_s = (
         datetime.now(UTC) - datetime.combine(START + timedelta(days=HISTORY + 2), datetime.min.time(), UTC)
     ).total_seconds()
-    assert Monitor(settings, settle_s=a_while_s).work() == 1, "day 1 has begun by then, day 2 had not"
+    assert FraudMonitor(settings, settle_s=a_while_s).work() == 1, "day 1 has begun by then, day 2 had not"
     assert [w["day"] for w in windows(settings)] == days(0)
 
 
@@ -309,7 +308,7 @@ def test_changed_pattern_raises_one_alert_for_the_version_that_met_it(
 ) -> None:
     before = len(alerts(settings))
     sink_all(settings, Traffic(burst_from=1).live())
-    Monitor(settings).work(close_last=True)
+    FraudMonitor(settings).work(close_last=True)
     found = windows(settings)
     assert [w["drift"]["drifted"] for w in found] == [False, True, True, True]
     assert {"customer_count_1h", "terminal_count_1h"} <= set(found[1]["drift"]["farthest"])
@@ -327,17 +326,17 @@ def test_changed_pattern_raises_one_alert_for_the_version_that_met_it(
 def test_alert_is_repeated_when_some_windows_later_the_same_version_still_decides(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("whiteboard.fraud.monitor.REPEAT_AFTER", 2)
+    monkeypatch.setattr("whiteboard.monitor.REPEAT_AFTER", 2)
     sink_all(settings, Traffic(burst_from=0).live())
-    Monitor(settings).work(close_last=True)
+    FraudMonitor(settings).work(close_last=True)
     assert [len(w["alerts"]) for w in windows(settings)] == [1, 0, 0, 1]
 
 
 @pytest.mark.usefixtures("quick")
 def test_quality_below_its_limit_raises_an_alert_once_labels_are_mature(settings: Settings) -> None:
     sink_all(settings, Traffic(blind=True).live())
-    limits = Limits(drift_share=1.0)  # a blind model's scores have drifted, too
-    Monitor(settings, maturity_days=2, limits=limits).work(close_last=True)
+    # a blind model's scores have drifted, too
+    FraudMonitor(settings, maturity_days=2, drift_share=1.0).work(close_last=True)
     found = windows(settings)
     assert [w["quality"]["labelled"] for w in found] == [0, 0, A_DAY, 2 * A_DAY]
     assert [[a["kind"] for a in w["alerts"]] for w in found] == [[], [], ["quality"], []]
@@ -351,7 +350,7 @@ def test_new_version_is_not_blamed_for_the_decisions_of_the_old_one(settings: Se
         swapped = msgspec.structs.replace(r.event, model_version="2")
         traffic.records[DECISIONS][r.offset] = msgspec.structs.replace(r, event=swapped)
     sink_all(settings, traffic)
-    Monitor(settings, maturity_days=2, limits=Limits(drift_share=1.0)).work(close_last=True)
+    FraudMonitor(settings, maturity_days=2, drift_share=1.0).work(close_last=True)
     found = windows(settings)
     assert [w["model_version"] for w in found] == ["1", "1", "2", "2"]
     assert [(w["quality"]["labelled"], w["alerts"]) for w in found[2:]] == [(0, []), (0, [])]
@@ -365,7 +364,7 @@ def test_feature_that_differs_offline_raises_an_alert_with_an_example(settings: 
     event = msgspec.structs.replace(wrong.event, features=features)
     traffic.records[DECISIONS][300] = msgspec.structs.replace(wrong, event=event)
     sink_all(settings, traffic)
-    Monitor(settings).work()
+    FraudMonitor(settings).work()
     found = windows(settings)
     assert [w["parity"]["mismatched"] for w in found] == [1, 0, 0]
     assert found[0]["parity"]["examples"][0]["transaction_id"] == event.transaction_id
@@ -376,16 +375,16 @@ def test_feature_that_differs_offline_raises_an_alert_with_an_example(settings: 
 def test_decisions_are_compared_when_the_lake_has_caught_up_with_them(
     settings: Settings, calm: Traffic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(monitor, "AT_ONCE", 150)  # a day is several portions
+    monkeypatch.setattr(FraudMonitor, "at_once", 150)  # a day is several portions
     sink(settings, DECISIONS, calm.records[DECISIONS])
     sink(settings, LABELS, calm.records[LABELS])
     behind = (HISTORY + 2) * A_DAY  # two live days of transactions are in the lake
     sink(settings, TRANSACTIONS, calm.records[TRANSACTIONS][:behind])
-    Monitor(settings).work()
+    FraudMonitor(settings).work()
     compared = sum(w["parity"]["compared"] for w in windows(settings))
     assert 2 * A_DAY <= compared < 3 * A_DAY, "a card's first decision of the day has read only earlier days"
     sink(settings, TRANSACTIONS, calm.records[TRANSACTIONS])
-    Monitor(settings).work(close_last=True)
+    FraudMonitor(settings).work(close_last=True)
     assert sum(w["parity"]["compared"] for w in windows(settings)) == LIVE * A_DAY
     assert sum(w["parity"]["mismatched"] for w in windows(settings)) == 0
 
@@ -393,7 +392,7 @@ def test_decisions_are_compared_when_the_lake_has_caught_up_with_them(
 @pytest.mark.usefixtures("quick")
 def test_decisions_by_rules_are_a_window_without_a_drift_verdict(settings: Settings) -> None:
     sink_all(settings, Traffic(version="rules").live())
-    Monitor(settings).work()
+    FraudMonitor(settings).work()
     assert [(w["model_version"], w["drift"]["share"], w["columns"]) for w in windows(settings)] == [
         ("rules", 0.0, {})
     ] * 3

@@ -72,7 +72,7 @@ class Snapshot:
     def stale(self, codes: Ints, t_us: int) -> Ints:
         """Those of `codes` whose values must be read anew for a request at `t_us`; counts hits and misses."""
         fresh = (self._until[codes] > time.monotonic()) & (self._tile[codes] == item_tile(t_us))
-        missing = codes[~fresh]
+        missing: Ints = codes[~fresh]
         CACHE.labels("hit").inc(len(codes) - len(missing))
         CACHE.labels("miss").inc(len(missing))
         return missing

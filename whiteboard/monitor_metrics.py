@@ -34,13 +34,11 @@ DECIDED = Gauge("whiteboard_monitor_model_version", "version that decided on the
 REGISTERED = VersionGauge("whiteboard_registry_model", "model version behind an alias, as the registry has it")
 
 KINDS = ("drift", "quality", "parity")
-METRICS = ("precision", "recall", "average_precision")
+METRICS = {"precision", "recall", "average_precision", "clicks_per_request", "ndcg_at_10", "coverage", "popular_share"}
 
 for _kind in KINDS:  # from zero: an increase is seen only in what was there before
     ALERTS.labels(_kind)
     PASSED.labels(_kind)
-for _metric in METRICS:
-    LIVE.labels(_metric).set(nan)
 
 
 def export(window: Mapping[str, Any]) -> None:
@@ -60,7 +58,7 @@ def export(window: Mapping[str, Any]) -> None:
     COMPARED.inc(window["parity"]["compared"])
     MISMATCHED.inc(window["parity"]["mismatched"])
     STALE.inc(window["parity"]["stale"])
-    for metric in METRICS:
+    for metric in METRICS & window["quality"].keys():
         value = window["quality"][metric]
         LIVE.labels(metric).set(nan if value is None else value)
     DECIDED.set(int(window["model_version"]) if window["model_version"].isdigit() else 0)

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from services.recommendation.snapshot import Snapshot
 from whiteboard.recommendation.candidates import Candidates
-from whiteboard.recommendation.decision import decide
+from whiteboard.recommendation.decision import Policy, decide
 from whiteboard.recommendation.events import Shown
 from whiteboard.recommendation.features import FEATURES, UserValues, candidate_matrix
 from whiteboard.recommendation.model import RecommendationModel
+from whiteboard.recommendation.snapshot import Snapshot
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -81,8 +81,9 @@ def ranked(
     t_us: int,
     request_id: str,
     k: int,
+    policy: Policy | None = None,
 ) -> Chosen:
-    """The list for these candidates, whose item values are in the snapshot."""
+    """The list for these candidates, whose item values are in the snapshot; by default by the model's own policy."""
     codes, age_days = found.codes, snapshot.age_days(t_us)[found.codes]
     matrix = candidate_matrix(
         user,
@@ -96,7 +97,7 @@ def ranked(
     columns = [FEATURES.index(name) for name in model.features]
     scores = model.rank(matrix if tuple(FEATURES) == model.features else matrix[:, columns])
     vectors = snapshot.retrieval.content.vectors[codes] if snapshot.retrieval else np.zeros((len(codes), 1))
-    slate = decide(request_id, scores, vectors, age_days, matrix[:, _VIEWS], model.policy)
+    slate = decide(request_id, scores, vectors, age_days, matrix[:, _VIEWS], policy or model.policy)
     places = slate.places[:k].tolist()
     return Chosen(
         codes=codes[places].tolist(),

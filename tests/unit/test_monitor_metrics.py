@@ -5,7 +5,7 @@ from typing import Any
 
 from prometheus_client import REGISTRY
 
-from whiteboard.fraud.monitor_metrics import export
+from whiteboard.monitor_metrics import export
 
 
 def window(day: str, **changes: Any) -> dict[str, Any]:

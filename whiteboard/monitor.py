@@ -1,0 +1,304 @@
+"""The monitor: closes one event day after the other and judges it; asks for a retrain when a limit is passed.
+
+Its source is the lake; services/monitor runs it. Each day gives one line in HOME/monitor/<system>/windows.jsonl, and an
+Evidently report beside it:
+
+    {"day": "2026-03-04", "rows": 1012, "drift": {"share": 0.31, …}, "parity": {"compared": 1012, "mismatched": 0, …},
+     "quality": {"average_precision": 0.61, …}, "alerts": [{"kind": "drift", "message": "…"}], …}
+
+Restarted, it goes on after the last line. An alert goes to the topic <system>.alerts, at least once; one of the same
+kind and model version is repeated only after a week. What is a decision, and what quality means, each system says in
+its own `whiteboard/<system>/monitor.py`.
+"""
+
+import json
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, date, datetime, time
+from pathlib import Path
+from typing import Any, Literal
+
+import duckdb
+import msgspec
+import pandas as pd
+
+from whiteboard.drift import SHARE_LIMIT, Baseline, DriftVerdict
+from whiteboard.eventlog import EventProducer
+from whiteboard.events import Alert
+from whiteboard.lake import Lake, connect
+from whiteboard.monitor_metrics import LIMIT, REGISTERED, export
+from whiteboard.registry import CHALLENGER, CHAMPION, Registry
+from whiteboard.settings import Settings
+from whiteboard.skew import Coverage, Skew, comparable, compare, feature_columns
+from whiteboard.telemetry import BEAT
+
+log = logging.getLogger("monitor")
+
+REPEAT_AFTER = 7  # windows, until an alert of the same kind on the same version is sent again
+SETTLE_S = 3.0  # from the first decision of a later day until what workers buffer (2 s) is in the lake too
+NEWEST = 5  # decisions that tell which event day it is; their median withstands two strays
+DAY = "event_timestamp::DATE"
+
+
+@dataclass(frozen=True)
+class Beyond:
+    """A limit that a day's live quality is beyond: the value, the limit, and what to say of it."""
+
+    value: float
+    limit: float
+    message: str
+
+
+class Monitor:
+    """Judges the event days of one home and system. Subclasses set the attributes and say what follows."""
+
+    system: str
+    schemas: Mapping[str, type[msgspec.Struct]]
+    decisions: tuple[str, type[msgspec.Struct]]  # topic and kind of what is judged
+    sources: Mapping[str, tuple[str, type[msgspec.Struct]]]  # table → topic and kind of the events features come from
+    key: str  # the column that names a row with features
+    columns: Sequence[str]  # that may drift; `score` is one more
+    score: str
+    at_once = 2_000  # decisions of a partition compared in one go; DuckDB takes some 20 MB for a thousand rows
+
+    def rows(self, relation: str) -> str:
+        """SQL for the rows with features of a lake relation of decisions.
+
+        Beside the decisions' own columns they have `features` (a map), `watermarks` (JSON), the key and the score.
+        """
+        raise NotImplementedError
+
+    def recompute(self, rows: str) -> str:
+        """SQL for the features of `rows` at their watermarks, over the tables of `sources`."""
+        raise NotImplementedError
+
+    def unseen(self, rows: str) -> str:
+        """SQL for the keys of `rows` that had not seen an event known before them."""
+        raise NotImplementedError
+
+    def quality(self, connection: duckdb.DuckDBPyConnection, day: date, version: str) -> dict[str, Any]:
+        """The live quality of `version` as it is known on `day`."""
+        raise NotImplementedError
+
+    def poor(self, quality: Mapping[str, Any], version: str) -> Beyond | None:
+        """The limit that this quality is beyond, if it is."""
+        raise NotImplementedError
+
+    def counts(self, connection: duckdb.DuckDBPyConnection, day: date) -> dict[str, Any]:
+        """What else a day's line tells of its decisions."""
+        raise NotImplementedError
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        drift_share: float = SHARE_LIMIT,
+        mismatched: int = 0,
+        quality_limit: float,
+        settle_s: float = SETTLE_S,
+    ) -> None:
+        self._settings, self._settle_s = settings, settle_s
+        self._drift_share, self._mismatched, self.quality_limit = drift_share, mismatched, quality_limit
+        self.lake, self._registry = Lake(settings.lake_dir), Registry(settings)
+        self._folder = settings.monitor_dir / self.system
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._path = self._folder / "windows.jsonl"
+        self.windows = _complete_lines(self._path)
+        self._baselines: dict[str, Baseline] = {}
+        for window in self.windows:
+            export(window)
+        LIMIT.labels("drift").set(drift_share)
+        LIMIT.labels("quality").set(quality_limit)
+        LIMIT.labels("parity").set(mismatched)
+
+    def follow(self) -> None:
+        """Exports which versions the registry calls champion and challenger now."""
+        for alias in (CHAMPION, CHALLENGER):
+            ref = self._registry.by_alias(self.system, alias)
+            REGISTERED.set(self.system, alias, ref.version if ref else None)
+
+    def work(self, close_last: bool = False, stop: threading.Event | None = None) -> int:
+        """Judges every day that is over; returns how many it judged before `stop` was set.
+
+        A day is over when a later one has begun: when most of the newest decisions are about it, since a single payment
+        may be dated anywhere. With `close_last` all days are over.
+        """
+        judged = 0
+        with connect() as connection:
+            for day in self._waiting(connection, close_last):
+                if stop is not None and stop.is_set():
+                    break
+                BEAT.set_to_current_time()  # a backlog of days may take minutes
+                self._judge(connection, day)
+                judged += 1
+        return judged
+
+    def _waiting(self, connection: duckdb.DuckDBPyConnection, close_last: bool) -> list[date]:
+        """The days to judge, in order. A decision that came after its day was judged is in no window."""
+        done = date.fromisoformat(self.windows[-1]["day"]) if self.windows else None
+        settled_s = datetime.now(UTC).timestamp() - self._settle_s
+        decisions = self.relation(done)
+        begun = connection.sql(f"SELECT DISTINCT {DAY} AS day FROM {decisions} ORDER BY day").fetchall()
+        ((present,),) = connection.sql(
+            f"SELECT quantile_disc(day, 0.5) FROM (SELECT {DAY} AS day FROM {decisions} "
+            f"WHERE epoch(created_timestamp) < {settled_s} ORDER BY created_timestamp DESC LIMIT {NEWEST})"
+        ).fetchall()
+        over = present or date.min
+        return [day for (day,) in begun if (close_last or day < over) and (done is None or day > done)]
+
+    def relation(self, since: date | None = None) -> str:
+        """The lake's relation of decisions, from the event day `since` on."""
+        topic, kind = self.decisions
+        return self.lake.relation(topic, kind, since)
+
+    def _judge(self, connection: duckdb.DuckDBPyConnection, day: date) -> None:
+        versions = f"SELECT model_version FROM {self.relation(day)} WHERE {DAY} = DATE '{day}'"
+        decided = connection.sql(versions).df()["model_version"]
+        version = str(decided.mode().iloc[0])
+        drift = self._drift(connection, version, day)
+        parity, compared_to = self._parity(connection)
+        quality = self.quality(connection, day, version)
+        window: dict[str, Any] = {
+            "day": day.isoformat(),
+            "judged_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "rows": len(decided),
+            "model_version": version,
+            "drift": {
+                "share": drift.share,
+                "limit": drift.limit,
+                "drifted": drift.drifted,
+                "farthest": drift.farthest(),
+            },
+            "columns": {name: [round(c.score, 4), round(c.threshold, 4)] for name, c in drift.columns.items()},
+            "parity": asdict(parity),
+            "compared_to": compared_to,
+            "quality": quality,
+            **self.counts(connection, day),
+        }
+        beyond = self._beyond(day, version, drift, parity, quality)
+        window["beyond"] = [alert.kind for alert in beyond]
+        window["alerts"] = self._raise(beyond)
+        with self._path.open("a") as file:
+            file.write(json.dumps(window) + "\n")
+        self.windows.append(window)
+        export(window)
+        log.info(
+            "day closed", extra={"day": window["day"], "drift_share": drift.share, "alerts": len(window["alerts"])}
+        )
+
+    def _drift(self, connection: duckdb.DuckDBPyConnection, version: str, day: date) -> DriftVerdict:
+        rows = self.served(connection, f"{DAY} = DATE '{day}'", version, day)
+        if version not in self._baselines:
+            reference = self.reference(connection, version, day)
+            if reference is not None:
+                self._baselines[version] = Baseline.of(reference, [*self.columns, self.score])
+        baseline = self._baselines.get(version)
+        if baseline is None or rows.empty:
+            return DriftVerdict(len(rows), limit=self._drift_share)
+        return baseline.compare(rows, self._folder / "reports" / f"{day}.html", self._drift_share)
+
+    def served(
+        self, connection: duckdb.DuckDBPyConnection, where: str, version: str, since: date | None = None
+    ) -> pd.DataFrame:
+        """The features and scores of the version's sound decisions that `where` selects, one column each."""
+        rows = connection.execute(
+            f"SELECT features, {self.score} FROM ({self.rows(self.relation(since))}) "
+            f"WHERE {where} AND model_version = $version AND NOT degraded",
+            {"version": version},
+        ).df()
+        return feature_columns(rows["features"]).assign(**{self.score: rows[self.score].to_numpy()})
+
+    def reference(self, connection: duckdb.DuckDBPyConnection, version: str, day: date) -> pd.DataFrame | None:
+        """What features and scores looked like when the version was trained; None for decisions without a model."""
+        ref = self._registry.version(self.system, version) if version.isdigit() else None
+        return None if ref is None else pd.read_parquet(self._registry.download(ref) / "reference.parquet")
+
+    def _parity(self, connection: duckdb.DuckDBPyConnection) -> tuple[Skew, dict[str, int]]:
+        """Compares what was decided since the last window, as far as the lake covers what the decisions had read."""
+        done: dict[str, int] = dict(self.windows[-1]["compared_to"]) if self.windows else {}
+        skew, coverage = Skew(), self._read_events(connection)
+        while not (ready := self._next_to_compare(connection, done, coverage)).empty:
+            skew += compare(connection, ready, coverage, self.recompute, self.unseen, self.key)
+            places = ready["epoch"].astype(str) + "/" + ready["partition"].astype(str)
+            done |= {str(at): int(last) + 1 for at, last in ready.groupby(places)["offset"].max().items()}
+            BEAT.set_to_current_time()
+        return skew, done
+
+    def _read_events(self, connection: duckdb.DuckDBPyConnection) -> dict[str, dict[tuple[int, int], int]]:
+        """Reads the events that features come from into tables, once for all their scans; what the lake then covered.
+
+        The lake is thousands of small files, and every scan opens them all.
+        """
+        # Coverage first: the events read after it may be more than it says, but never fewer.
+        coverage = {topic: self.lake.coverage(topic) for topic, _ in self.sources.values()}
+        for table, (topic, kind) in self.sources.items():
+            connection.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS FROM {self.lake.relation(topic, kind)}")
+        return coverage
+
+    def _next_to_compare(
+        self, connection: duckdb.DuckDBPyConnection, done: dict[str, int], coverage: Coverage
+    ) -> pd.DataFrame:
+        """The next decisions that can be compared, of each partition the oldest; a backlog must fit into memory too."""
+        known = ", ".join(f"({at.replace('/', ', ')}, {following})" for at, following in {"-1/-1": 0, **done}.items())
+        fresh = connection.sql(
+            f"SELECT d.* FROM ({self.rows(self.relation())}) d "
+            f"LEFT JOIN (VALUES {known}) AS done(epoch, partition, following) "
+            'USING (epoch, partition) WHERE "offset" >= coalesce(following, 0) '
+            f'QUALIFY dense_rank() OVER (PARTITION BY epoch, partition ORDER BY "offset") <= {self.at_once} '
+            'ORDER BY epoch, partition, "offset"'
+        ).df()
+        return comparable(fresh, coverage)
+
+    def _beyond(
+        self, day: date, version: str, drift: DriftVerdict, parity: Skew, quality: Mapping[str, Any]
+    ) -> list[Alert]:
+        """An alert for each limit that the day is beyond."""
+        at, found = datetime.combine(day, time.max, UTC), list[Alert]()
+
+        def beyond(kind: Literal["drift", "quality", "parity"], passed: Beyond) -> None:
+            alert = Alert(
+                event_timestamp=at,
+                kind=kind,
+                model_version=version,
+                value=passed.value,
+                limit=passed.limit,
+                message=passed.message,
+            )
+            found.append(alert)
+
+        if drift.drifted:
+            farthest = ", ".join(drift.farthest())
+            message = f"{drift.share:.0%} of the features drifted, above all {farthest}"
+            beyond("drift", Beyond(drift.share, drift.limit, message))
+        if (poor := self.poor(quality, version)) is not None:
+            beyond("quality", poor)
+        if (wrong := parity.mismatched) > self._mismatched:
+            beyond(
+                "parity", Beyond(wrong, self._mismatched, f"{wrong} decisions had other features than the lake gives")
+            )
+        return found
+
+    def _raise(self, found: Sequence[Alert]) -> list[dict[str, Any]]:
+        """Sends those alerts that were not sent lately, and returns what the window's line says of them."""
+        lately = {(a["kind"], a["model_version"]) for w in self.windows[-REPEAT_AFTER:] for a in w["alerts"]}
+        alerts = [alert for alert in found if (alert.kind, alert.model_version) not in lately]
+        if alerts:
+            with EventProducer(self._settings, "monitor", self.schemas) as producer:
+                for alert in alerts:
+                    producer.send(f"{self.system}.alerts", alert, key=alert.kind)
+        return [
+            {"kind": a.kind, "model_version": a.model_version, "message": a.message, "value": a.value} for a in alerts
+        ]
+
+
+def _complete_lines(path: Path) -> list[dict[str, Any]]:
+    """The windows written so far; a line cut off by a kill is dropped and its day judged again."""
+    if not path.exists():
+        return []
+    text = path.read_text()
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        path.write_text(whole)
+    return [json.loads(line) for line in whole.splitlines()]

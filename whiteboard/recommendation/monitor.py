@@ -1,0 +1,178 @@
+"""What the monitor watches of the recommendation system: each item that a ranker showed, judged as clicks arrive.
+
+A day's quality, of the lists that its champion made:
+
+    clicks_per_request   what it is all for
+    ndcg_at_10           were the clicked ones on top, a click weighed by how rarely its position is looked at
+    coverage             share of the catalogue that anybody was shown
+    popular_share        share of what was shown that falls on the tenth of the items with the most likes
+"""
+
+from collections.abc import Mapping
+from datetime import date
+from typing import Any
+
+import duckdb
+import numpy as np
+import pandas as pd
+
+from whiteboard.drift import SHARE_LIMIT
+from whiteboard.monitor import DAY, SETTLE_S, Beyond, Monitor
+from whiteboard.recommendation.events import (
+    IMPRESSIONS,
+    INTERACTIONS,
+    ITEMS,
+    SCHEMAS,
+    SYSTEM,
+    Impression,
+    Interaction,
+    Item,
+)
+from whiteboard.recommendation.features import CONTEXT, FEATURES, point_in_time_sql, unseen_events_sql
+from whiteboard.recommendation.impressions import shown_sql
+from whiteboard.recommendation.position_bias import PositionBias
+from whiteboard.settings import Settings
+
+LEAST_SHARE = 0.75  # of the clicks a request that the version had on the days before
+LEAST_REQUESTS = 100  # of a day; with fewer a quarter less is noise
+USUAL_DAYS = 5  # before, whose median is what the version usually gets
+_FEW_USUAL = 2
+REFERENCE_DAYS = 2  # of a version's service, with which its later days are compared
+# Counts grow with the age of a log, and a day of the week has its own hours: what says nothing about the users' taste.
+NOT_DRIFT = {"seconds_since_user_last", "user_item_likes_30d"}
+
+
+class RecommendationMonitor(Monitor):
+    """Quality is what users click of the lists, on the day itself."""
+
+    system, schemas, decisions = SYSTEM, SCHEMAS, (IMPRESSIONS, Impression)
+    sources = {"seen_interactions": (INTERACTIONS, Interaction)}  # noqa: RUF012
+    key, score = "shown_id", "score"
+    columns = tuple(f for f in FEATURES if f not in NOT_DRIFT)
+    at_once = 200  # requests of ten items each
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        drift_share: float = SHARE_LIMIT,
+        mismatched: int = 0,
+        quality_limit: float = LEAST_SHARE,
+        settle_s: float = SETTLE_S,
+    ) -> None:
+        super().__init__(
+            settings, drift_share=drift_share, mismatched=mismatched, quality_limit=quality_limit, settle_s=settle_s
+        )
+
+    def rows(self, relation: str) -> str:
+        context = ", ".join(f"features['{name}'] AS {name}" for name in CONTEXT)
+        return f"SELECT *, {context} FROM ({shown_sql(relation)}) WHERE cardinality(features) > 0"
+
+    def recompute(self, rows: str) -> str:
+        return point_in_time_sql(rows, "seen_interactions", "watermark")
+
+    def unseen(self, rows: str) -> str:
+        return unseen_events_sql(rows, "seen_interactions")
+
+    def served(
+        self, connection: duckdb.DuckDBPyConnection, where: str, version: str, since: date | None = None
+    ) -> pd.DataFrame:
+        """One item of each list, the top one: the others share its user, and would count one user's drift tenfold."""
+        return super().served(connection, f"position = 1 AND {where}", version, since)
+
+    def reference(self, connection: duckdb.DuckDBPyConnection, version: str, day: date) -> pd.DataFrame | None:
+        """What the version showed on its first days of service; None until they are over.
+
+        Not what it was trained on: another policy had chosen that, and a list's features follow from who made it.
+        """
+        if not version.isdigit():
+            return None
+        days = connection.execute(
+            f"SELECT DISTINCT {DAY} AS day FROM {self.relation()} WHERE model_version = $version ORDER BY day",
+            {"version": version},
+        ).fetchall()
+        first = [begun for (begun,) in days if begun < day][:REFERENCE_DAYS]
+        if len(first) < REFERENCE_DAYS:
+            return None
+        within = f"{DAY} BETWEEN DATE '{first[0]}' AND DATE '{first[-1]}'"
+        return self.served(connection, within, version, first[0])
+
+    def quality(self, connection: duckdb.DuckDBPyConnection, day: date, version: str) -> dict[str, Any]:
+        shown = self._outcomes(connection, day)
+        ours = shown[shown["model_version"] == version]
+        requests = ours["request_id"].nunique()
+        popular = self._popular(connection, day)
+        ((items,),) = connection.sql(
+            f"SELECT count(DISTINCT item_id) FROM {self.lake.relation(ITEMS, Item)} WHERE {DAY} <= DATE '{day}'"
+        ).fetchall()
+        return {
+            "requests": requests,
+            "clicks": int(ours["clicked"].sum()),
+            "clicks_per_request": float(ours["clicked"].sum() / requests) if requests else None,
+            "ndcg_at_10": _ndcg(ours),
+            "coverage": shown["item_id"].nunique() / items if items else None,
+            "popular_share": float(shown["item_id"].isin(popular).mean()) if len(shown) else None,
+        }
+
+    def _outcomes(self, connection: duckdb.DuckDBPyConnection, day: date) -> pd.DataFrame:
+        """The items shown on that day: request_id, model_version, item_id, position, seen, clicked."""
+        found: pd.DataFrame = connection.sql(
+            f"""WITH outcomes AS (
+                SELECT request_id, item_id, bool_or(event_type = 'view') AS seen,
+                       bool_or(event_type IN ('click', 'purchase')) AS clicked
+                FROM {self.lake.relation(INTERACTIONS, Interaction, day)} WHERE request_id IS NOT NULL GROUP BY ALL
+            )
+            SELECT request_id, model_version, item_id, position, coalesce(seen, false) AS seen,
+                   coalesce(clicked, false) AS clicked
+            FROM ({shown_sql(self.relation(day), f"{DAY} = DATE '{day}'")})
+            LEFT JOIN outcomes USING (request_id, item_id)
+            ORDER BY request_id, position"""
+        ).df()
+        return found
+
+    def _popular(self, connection: duckdb.DuckDBPyConnection, day: date) -> set[str]:
+        """The tenth of the items with likes that have the most of them, of all that happened until that day."""
+        found = connection.sql(
+            f"SELECT item_id, count(*) AS likes FROM {self.lake.relation(INTERACTIONS, Interaction)} "
+            f"WHERE event_type <> 'view' AND {DAY} <= DATE '{day}' GROUP BY ALL ORDER BY likes DESC, item_id"
+        ).fetchall()
+        return {item for item, _ in found[: max(1, len(found) // 10)]}
+
+    def poor(self, quality: Mapping[str, Any], version: str) -> Beyond | None:
+        usual = [
+            window["quality"]["clicks_per_request"]
+            for window in self.windows
+            if window["model_version"] == version and window["quality"]["requests"] >= LEAST_REQUESTS
+        ][-USUAL_DAYS:]
+        now = quality["clicks_per_request"]
+        if len(usual) < _FEW_USUAL or now is None or quality["requests"] < LEAST_REQUESTS:
+            return None
+        least = self.quality_limit * float(np.median(usual))
+        if now >= least:
+            return None
+        return Beyond(now, least, f"clicks a request fell to {now:.2f}, from {np.median(usual):.2f} lately")
+
+    def counts(self, connection: duckdb.DuckDBPyConnection, day: date) -> dict[str, Any]:
+        query = (
+            f"SELECT coalesce(arm, 'ranker'), count(*) FROM {self.relation(day)} WHERE {DAY} = DATE '{day}' "
+            "GROUP BY ALL ORDER BY ALL"
+        )
+        return {"arms": dict(connection.sql(query).fetchall())}
+
+
+def _ndcg(shown: pd.DataFrame) -> float | None:
+    """nDCG@10 of the lists with a click, each click weighed by how rarely its position is looked at."""
+    if not shown["clicked"].any():
+        return None
+    position = shown["position"].to_numpy(dtype=np.int64)
+    bias = PositionBias.of(position, shown["seen"].to_numpy(dtype=bool))
+    gain = np.where(shown["clicked"], bias.weight(position), 0.0)
+    lists = shown.assign(gain=gain)[position <= 10].groupby("request_id")["gain"]
+    discounts = 1 / np.log2(np.arange(2, 12))
+    scores = []
+    for _, values in lists:
+        gains = values.to_numpy()
+        if gains.any():
+            best = np.sort(gains)[::-1]
+            scores.append(float(gains @ discounts[: len(gains)] / (best @ discounts[: len(gains)])))
+    return float(np.mean(scores)) if scores else None
