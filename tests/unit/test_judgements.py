@@ -9,9 +9,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from whiteboard.fraud.cli import _day_or_moment, app
+from whiteboard.fraud.cli import app
 from whiteboard.judgements import asks_for_retrain, judged_days
 from whiteboard.settings import Settings
+from whiteboard.stages import day_or_moment
 
 
 def at(hour: int, minute: int) -> datetime:
@@ -70,7 +71,7 @@ def test_the_command_says_no_by_its_exit_code(
 
 
 def test_as_of_is_a_day_or_a_moment() -> None:
-    assert _day_or_moment("2026-03-04") == date(2026, 3, 4)
-    assert _day_or_moment("2026-03-10T12:15:00") == _day_or_moment("2026-03-10T13:15:00+01:00") == at(12, 15)
+    assert day_or_moment("2026-03-04") == date(2026, 3, 4)
+    assert day_or_moment("2026-03-10T12:15:00") == day_or_moment("2026-03-10T13:15:00+01:00") == at(12, 15)
     with pytest.raises(typer.BadParameter, match="'tomorrow' is neither"):
-        _day_or_moment("tomorrow")
+        day_or_moment("tomorrow")

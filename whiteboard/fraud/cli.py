@@ -1,13 +1,18 @@
 """`whiteboard fraud …`: one command a stage, the same verbs in every system."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from datetime import UTC, date, datetime
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+
+from whiteboard.stages import AsOf, MaybeAsOf, add_stages, too_little_is_no_error
+
+if TYPE_CHECKING:
+    from whiteboard.promotion import Verdict
+    from whiteboard.settings import Settings
+    from whiteboard.steps import Steps
 
 app = typer.Typer(help="Fraud detection, stage by stage.", no_args_is_help=True)
 
@@ -18,41 +23,7 @@ TransactionsFile = Annotated[
 Day = Annotated[datetime, typer.Option(formats=["%Y-%m-%d"])]
 
 
-def _day_or_moment(text: str) -> date:
-    """`2026-03-04` as that day, `2026-03-04T12:15:00` as that moment, in UTC if it says no zone."""
-    with suppress(ValueError):
-        return date.fromisoformat(text)
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is neither a day (2026-03-04) nor a moment (2026-03-04T12:15:00)") from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-AsOf = Annotated[
-    date,
-    typer.Option(
-        "--as-of",
-        parser=_day_or_moment,
-        metavar="DAY|MOMENT",
-        help="use only what was known when that day ended, or at that moment (UTC)",
-    ),
-]
-MOMENTS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]
 Tuning = Annotated[float, typer.Option(min=0, help="seconds for Optuna; 0 keeps the defaults")]
-
-NOTHING = 99  # the exit code of "no": refused, no drift, no data yet. Airflow's BashOperator shows it as skipped.
-
-
-@contextmanager
-def _too_little_is_no_error() -> Iterator[None]:
-    from whiteboard.errors import NotEnoughDataError
-
-    try:
-        yield
-    except NotEnoughDataError as error:
-        Console().print(f"nothing to do: {error}", highlight=False)
-        raise typer.Exit(NOTHING) from error
 
 
 @app.command(epilog="Example: whiteboard fraud features --sql | less")
@@ -128,7 +99,7 @@ def dataset(as_of: AsOf) -> None:
     from pipelines.fraud.as_of import STEPS
     from whiteboard.settings import Settings
 
-    with _too_little_is_no_error():
+    with too_little_is_no_error():
         built = STEPS.dataset(Settings(), as_of)
     frauds = int(built.is_fraud.sum())
     Console().print(f"{len(built):,} labelled payments with {frauds:,} frauds, fingerprint {built.fingerprint}")
@@ -144,30 +115,14 @@ def fit(as_of: AsOf, tuning_s: Tuning = 0.0, seed: int = 0) -> None:
     from pipelines.fraud.train import TrainConfig
     from whiteboard.settings import Settings
 
-    with _too_little_is_no_error():
+    with too_little_is_no_error():
         candidate = STEPS.fit(Settings(), as_of, TrainConfig(seed=seed, tuning_s=tuning_s))
     Console().print(f"candidate in {candidate}")
 
 
-@app.command(epilog="Example: whiteboard fraud evaluate --as-of 2026-03-04")
-def evaluate(as_of: AsOf) -> None:
-    """Evaluates the model fitted for a day and registers it, once, with its metrics and plots."""
-    from pipelines.fraud.as_of import STEPS
-    from whiteboard.settings import Settings
-
-    Console().print(f"version {STEPS.evaluate(Settings(), as_of).version} is registered")
-
-
 @app.command(epilog="Example: whiteboard fraud train --tuning-s 60")
 def train(
-    as_of: Annotated[
-        date | None,
-        typer.Option(
-            parser=_day_or_moment,
-            metavar="DAY|MOMENT",
-            help="use only what was known when that day ended, or at that moment (UTC) [default: everything]",
-        ),
-    ] = None,
+    as_of: MaybeAsOf = None,
     tuning_s: Tuning = 30.0,
     seed: int = 0,
 ) -> None:
@@ -191,43 +146,6 @@ def train(
     Console().print(f"version {version} is registered")
 
 
-@app.command(epilog="Example: whiteboard fraud promote")
-def promote(
-    version: Annotated[str | None, typer.Option(help="[default: the challenger]")] = None,
-    as_of: Annotated[
-        date | None,
-        typer.Option(
-            parser=_day_or_moment, metavar="DAY|MOMENT", help="the version that `evaluate --as-of` registered"
-        ),
-    ] = None,
-) -> None:
-    """Lets a version through the gates to @champion, or refuses it with reasons; exit code 99 if refused."""
-    from pipelines.fraud.as_of import STEPS
-    from pipelines.fraud.promote import promote as run
-    from whiteboard.settings import Settings
-
-    if version and as_of:
-        raise typer.BadParameter("give --version or --as-of, not both")
-    verdict = STEPS.judge(Settings(), as_of) if as_of else run(Settings(), version)
-    Console().print(verdict.as_table())
-    raise typer.Exit(0 if verdict.promoted else NOTHING)
-
-
-@app.command(epilog="Example: whiteboard fraud drift --since 2026-03-04 --until 2026-03-05 && whiteboard fraud train")
-def drift(
-    since: Annotated[datetime, typer.Option(formats=MOMENTS, help="from this moment on (UTC)")],
-    until: Annotated[datetime, typer.Option(formats=MOMENTS, help="and before this one (UTC)")],
-) -> None:
-    """Says whether the monitor has asked for a retrain between two moments; exit code 99 if not."""
-    from whiteboard.fraud.events import SYSTEM
-    from whiteboard.judgements import asks_for_retrain
-    from whiteboard.settings import Settings
-
-    messages = asks_for_retrain(Settings(), SYSTEM, since.replace(tzinfo=UTC), until.replace(tzinfo=UTC))
-    Console().print("\n".join(messages) or f"nothing asked for a retrain from {since} to {until}", highlight=False)
-    raise typer.Exit(0 if messages else NOTHING)
-
-
 @app.command(epilog="Example: whiteboard fraud score --day 2026-02-20")
 def score(day: Annotated[datetime, typer.Option(formats=["%Y-%m-%d"], help="event day")]) -> None:
     """Scores one day of transactions in the lake, into HOME/lake/fraud.scores; exit code 99 if it has none.
@@ -237,7 +155,7 @@ def score(day: Annotated[datetime, typer.Option(formats=["%Y-%m-%d"], help="even
     from pipelines.fraud.batch_score import score_day
     from whiteboard.settings import Settings
 
-    with _too_little_is_no_error():
+    with too_little_is_no_error():
         path = score_day(Settings(), day.date())
     Console().print(f"scores in {path}")
 
@@ -292,3 +210,18 @@ def backtest(
     )
     Console().print(print_table(result))
     Console().print(f"full result in {out}")
+
+
+def _steps() -> "Steps[Any, Any]":
+    from pipelines.fraud.as_of import STEPS
+
+    return STEPS
+
+
+def _promote(settings: "Settings", version: str | None) -> "Verdict":
+    from pipelines.fraud.promote import promote
+
+    return promote(settings, version)
+
+
+add_stages(app, "fraud", _steps, _promote)

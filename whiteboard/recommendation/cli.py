@@ -2,13 +2,19 @@
 
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
+from whiteboard.stages import AsOf, MaybeAsOf, add_stages, too_little_is_no_error
+
 if TYPE_CHECKING:
     import pandas as pd
+
+    from whiteboard.promotion import Verdict
+    from whiteboard.settings import Settings
+    from whiteboard.steps import Steps
 
 app = typer.Typer(help="Recommendation, stage by stage.", no_args_is_help=True)
 
@@ -92,6 +98,69 @@ def features(
         typer.echo("\n".join(FEATURES))
 
 
+@app.command(epilog="Example: whiteboard recommendation dataset --as-of 2026-03-04")
+def dataset(as_of: AsOf) -> None:
+    """Builds the point-in-time training set of a day, into HOME/training; exit code 99 if it would be empty."""
+    from pipelines.recommendation.as_of import STEPS
+    from whiteboard.settings import Settings
+
+    with too_little_is_no_error():
+        built = STEPS.dataset(Settings(), as_of)
+    counts = ", ".join(f"{count:,} {name}" for name, count in built.counts.items())
+    Console().print(f"{counts}, fingerprint {built.fingerprint}")
+
+
+@app.command(epilog="Example: whiteboard recommendation fit --as-of 2026-03-04")
+def fit(as_of: AsOf, seed: int = 0) -> None:
+    """Fits a model to the data set of a day, into HOME/training; exit code 99 if it has too few clicks."""
+    from pipelines.recommendation.as_of import STEPS
+    from pipelines.recommendation.train import TrainConfig
+    from whiteboard.settings import Settings
+
+    with too_little_is_no_error():
+        candidate = STEPS.fit(Settings(), as_of, TrainConfig(seed=seed))
+    Console().print(f"candidate in {candidate}")
+
+
+@app.command(epilog="Example: whiteboard recommendation train")
+def train(as_of: MaybeAsOf = None, seed: int = 0) -> None:
+    """Builds the point-in-time training set, trains, evaluates, and registers a challenger.
+
+    With --as-of it does what `dataset`, `fit` and `evaluate` do one by one.
+    """
+    from pipelines.recommendation.as_of import STEPS
+    from pipelines.recommendation.dataset import build
+    from pipelines.recommendation.train import TrainConfig
+    from pipelines.recommendation.train import train as run
+    from whiteboard.settings import Settings
+
+    settings, config = Settings(), TrainConfig(seed=seed)
+    if as_of is None:
+        version = run(settings, build(settings), config).version
+    else:
+        STEPS.dataset(settings, as_of)
+        STEPS.fit(settings, as_of, config)
+        version = STEPS.evaluate(settings, as_of).version
+    Console().print(f"version {version} is registered")
+
+
+@app.command(epilog="Example: whiteboard recommendation score --day 2026-02-20")
+def score(day: Annotated[datetime, typer.Option(formats=["%Y-%m-%d"], help="event day")]) -> None:
+    """Recommends to all users as of the end of a day, into lake and online store; exit code 99 if none is known.
+
+    The model is the one that was champion when that day began, so that a repetition gives the same lists.
+    """
+    from rich.progress import Progress
+
+    from pipelines.recommendation.batch_score import score_day
+    from whiteboard.settings import Settings
+
+    with too_little_is_no_error(), Progress() as bar:
+        task = bar.add_task("users")
+        path = score_day(Settings(), day.date(), lambda done, total: bar.update(task, completed=done, total=total))
+    Console().print(f"recommendations in {path}")
+
+
 @app.command(epilog="Example: whiteboard recommendation backtest --interactions ratings.csv --split temporal-user")
 def backtest(
     interactions: InteractionsFile = None,
@@ -132,3 +201,18 @@ def _data(interactions: Path | None, items: Path | None, movielens: bool) -> "tu
 
     catalogue = read_items(items) if items else None
     return read_interactions(interactions, catalogue), catalogue
+
+
+def _steps() -> "Steps[Any, Any]":
+    from pipelines.recommendation.as_of import STEPS
+
+    return STEPS
+
+
+def _promote(settings: "Settings", version: str | None) -> "Verdict":
+    from pipelines.recommendation.promote import promote
+
+    return promote(settings, version)
+
+
+add_stages(app, "recommendation", _steps, _promote)

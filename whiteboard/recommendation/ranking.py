@@ -21,6 +21,7 @@ from whiteboard.recommendation.events import Shown
 from whiteboard.recommendation.features import FEATURES, UserValues, candidate_matrix
 from whiteboard.recommendation.model import RecommendationModel
 from whiteboard.recommendation.snapshot import Snapshot
+from whiteboard.registry import CHALLENGER, CHAMPION
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -144,7 +145,9 @@ def _in_order(snapshot: Snapshot, codes: Ints, user: UserValues | None, t_us: in
 
 
 Fixed = Callable[[Snapshot, UserValues | None, int, int], Chosen]
-POLICIES: dict[str, Fixed | None] = {"ranker": None, "popularity": popular, "newest": newest}  # arms of experiments
+# What an experiment's arm can be: a policy without a model, or the model behind an alias.
+POLICIES: dict[str, Fixed] = {"popularity": popular, "newest": newest}
+RANKERS = {"ranker": CHAMPION, "challenger": CHALLENGER}
 
 
 def answered(snapshot: Snapshot, chosen: Chosen) -> list[dict[str, Any]]:
