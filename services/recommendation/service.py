@@ -27,7 +27,7 @@ from services.recommendation.schemas import InteractionIn
 from whiteboard.errors import DependencyError, ExperimentError, FeatureStoreError, LakeError, LateEventError
 from whiteboard.events import Exposure
 from whiteboard.experiment import Experiments
-from whiteboard.hotswap import HotSwap
+from whiteboard.hotswap import HotSwap, Loaded
 from whiteboard.logs import logged
 from whiteboard.outbox import Outbox
 from whiteboard.recommendation import ranking
@@ -42,7 +42,7 @@ from whiteboard.recommendation.events import (
 )
 from whiteboard.recommendation.features import USER_FOLD, UserValues, user_values, watermark
 from whiteboard.recommendation.model import RecommendationModel
-from whiteboard.recommendation.ranking import POLICIES, Chosen, answered
+from whiteboard.recommendation.ranking import POLICIES, RANKERS, Chosen, answered
 from whiteboard.recommendation.snapshot import Snapshot
 from whiteboard.resilience import Guard, Recent
 from whiteboard.settings import Settings
@@ -117,10 +117,8 @@ class RecommendationService:
         self._users: Recent[str, UserRows] = Recent(CACHED_ROWS)
         self._seen: Recent[str, bool] = Recent(REMEMBERED)
         self._exposed: Recent[tuple[str, str], bool] = Recent(REMEMBERED)
-        self.snapshot = Snapshot(
-            pd.DataFrame(columns=["item_id", "title", "categories", "price", "event_timestamp"]), None
-        )
-        self._catalogue = pd.DataFrame()
+        self._catalogue = pd.DataFrame(columns=["item_id", "title", "categories", "price", "event_timestamp"])
+        self.snapshots = {arm: Snapshot(self._catalogue, None) for arm in RANKERS}
         self._filled = 0.0
         self._clock_us = 0  # of the newest request: what background reading evaluates windows at
         self.experiments = Experiments([])
@@ -147,16 +145,35 @@ class RecommendationService:
         except LakeError as error:
             log.error("catalogue not followed", extra={"error": str(error)})
             catalogue = self._catalogue
-        champion = self.models.champion
-        changed = champion is not self.snapshot.loaded or len(catalogue) != len(self._catalogue)
-        if changed or time.monotonic() - self._filled > self.settings.item_cache_s:
-            snapshot = Snapshot(catalogue, champion) if changed else self.snapshot
-            if self._reader is not None:
-                t_us = self._clock_us or micros(datetime.now(UTC))
-                with suppress(LateEventError):  # times run backwards: a replay began anew; requests read what they need
-                    snapshot.fill(self._reader.items, t_us, 2 * self.settings.item_cache_s)
-                self._filled = time.monotonic()
-            self._catalogue, self.snapshot = catalogue, snapshot
+        due = time.monotonic() - self._filled > self.settings.item_cache_s
+        for arm, alias in RANKERS.items():
+            self._follow_items(arm, getattr(self.models, alias), catalogue, due)
+        self._catalogue = catalogue
+        self._filled = time.monotonic() if due else self._filled
+
+    def _follow_items(
+        self, arm: str, loaded: Loaded[RecommendationModel] | None, catalogue: pd.DataFrame, due: bool
+    ) -> None:
+        """Makes the arm's snapshot anew for another model or catalogue, and reads the items' rows when it is time.
+
+        That of the challenger only where an experiment shows its lists.
+        """
+        if arm != "ranker" and not any(arm in experiment.arms for experiment in self.experiments.all):
+            return
+        snapshot = self.snapshots[arm]
+        changed = loaded is not snapshot.loaded or len(catalogue) != len(self._catalogue)
+        if changed:
+            snapshot = Snapshot(catalogue, loaded)
+        if (changed or due) and self._reader is not None:
+            t_us = self._clock_us or micros(datetime.now(UTC))
+            with suppress(LateEventError):  # times run backwards: a replay began anew; requests read what they need
+                snapshot.fill(self._reader.items, t_us, 2 * self.settings.item_cache_s)
+        self.snapshots[arm] = snapshot
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """What is known of the items, for the champion."""
+        return self.snapshots["ranker"]
 
     async def follow(self) -> None:
         """Refreshes for ever, off the event loop."""
@@ -183,7 +200,7 @@ class RecommendationService:
         started, t_us = time.perf_counter(), micros(at)
         self._clock_us = max(self._clock_us, t_us)
         experiment, arm = self._arm(user_id, at)
-        snapshot, hops = self.snapshot, dict[str, float]()  # a swap in between must not mix versions
+        snapshot, hops = self.snapshots.get(arm, self.snapshot), dict[str, float]()  # a swap must not mix versions
         try:
             user = await self._read_user(user_id, t_us)
             hops["user"] = time.perf_counter() - started
@@ -219,7 +236,7 @@ class RecommendationService:
     def _arm(self, user_id: str, at: datetime) -> tuple[str | None, str]:
         """The experiment and arm that decide on this user's list; without one the ranker serves."""
         for experiment, arm in self.experiments.assign(user_id, at).items():
-            if arm in POLICIES:
+            if arm in POLICIES or arm in RANKERS:
                 return experiment, arm
         return None, "ranker"
 
@@ -253,8 +270,7 @@ class RecommendationService:
         hops: dict[str, float],
     ) -> tuple[Chosen, str, str]:
         """The list, what made it (a version, or the name of a policy), and what it is based on."""
-        fixed = POLICIES[arm]
-        if fixed is not None:
+        if (fixed := POLICIES.get(arm)) is not None:
             return fixed(snapshot, user.values, t_us, k), arm, "current"
         loaded = snapshot.loaded
         if loaded is not None and user.values is not None and user.basis != "unknown":
