@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from whiteboard.fraud.live import LiveConfig
     from whiteboard.settings import Settings
 
-SYSTEMS = ("fraud",)
+SYSTEMS = ("fraud", "recommendation")
 app = typer.Typer(
     help="The ML system-design interview as running code.",
     no_args_is_help=True,
@@ -57,7 +57,7 @@ def options(
 
 @app.command(epilog="Example: whiteboard demo --home /tmp/whiteboard --seed 7")
 def demo(
-    system: Annotated[str, typer.Option(help="fraud, or all")] = "all",
+    system: Annotated[str, typer.Option(help="fraud, recommendation, or all")] = "all",
     home: Home = None,
     seed: Annotated[int, typer.Option(help="another seed is another world")] = 7,
     customers: Annotated[int, typer.Option(min=50, help="size of the simulated world")] = 400,
@@ -82,7 +82,13 @@ def demo(
 
         return Demo(settings, console, DemoConfig(seed=seed, customers=customers, live_days=live_days)).run()
 
-    stories = {name: tell for name, tell in (("fraud", fraud),) if system in ("all", name)}
+    def recommendation(settings: "Settings", console: Console) -> "Told":
+        from pipelines.recommendation.demo import Demo, DemoConfig
+
+        return Demo(settings, console, DemoConfig(seed=seed, live_days=live_days)).run()
+
+    told = (("fraud", fraud), ("recommendation", recommendation))
+    stories = {name: tell for name, tell in told if system in ("all", name)}
     command = f"whiteboard demo --system {system} --seed {seed} --customers {customers} --live-days {live_days}"
     raise typer.Exit(run(Settings(), stories, command))
 

@@ -202,13 +202,15 @@ class Monitor:
     def served(
         self, connection: duckdb.DuckDBPyConnection, where: str, version: str, since: date | None = None
     ) -> pd.DataFrame:
-        """The features and scores of the version's sound decisions that `where` selects, one column each."""
+        """Time, features and score of the version's sound decisions that `where` selects, one column each."""
         rows = connection.execute(
-            f"SELECT features, {self.score} FROM ({self.rows(self.relation(since))}) "
+            f"SELECT event_timestamp, features, {self.score} FROM ({self.rows(self.relation(since))}) "
             f"WHERE {where} AND model_version = $version AND NOT degraded",
             {"version": version},
         ).df()
-        return feature_columns(rows["features"]).assign(**{self.score: rows[self.score].to_numpy()})
+        return feature_columns(rows["features"]).assign(
+            **{name: rows[name].array for name in ("event_timestamp", self.score)}
+        )
 
     def reference(self, connection: duckdb.DuckDBPyConnection, version: str, day: date) -> pd.DataFrame | None:
         """What features and scores looked like when the version was trained; None for decisions without a model."""

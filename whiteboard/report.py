@@ -29,6 +29,7 @@ KINDS = {  # of what happened: its words and its tone
     "drift_detected": ("drift was seen", "red"),
     "retrained": ("retrained", "grey"),
     "promoted": ("new champion", "green"),
+    "experiment": ("an experiment ended", "blue"),
 }
 
 
@@ -45,10 +46,10 @@ class Panel:
 
 @dataclass(frozen=True)
 class System:
-    """How the page shows one system: its picture (a template), metrics of quality, figures beside them, and plots."""
+    """How the page shows one system: the words of its picture, metrics of quality, figures beside them, and plots."""
 
     title: str
-    picture: str
+    words: Mapping[str, str]  # of the picture
     quality: Mapping[str, str]
     beside: Mapping[str, str]
     panels: tuple[Panel, ...]
@@ -69,7 +70,17 @@ LATENCY = Panel(
 SYSTEMS = {
     "fraud": System(
         title="Fraud detection",
-        picture="picture_fraud.svg",
+        words={
+            "route": "POST /v1/decisions",
+            "request": "payment",
+            "answer": "decision",
+            "service": "Fraud service",
+            "steps": "features, model, reasons",
+            "model": "calibrated probability",
+            "events": "payments, decisions",
+            "watched": "decisions, labels",
+            "monitor": "drift, skew, live quality",
+        },
         quality={"average_precision": "Average precision", "card_precision_at_100": "Card Precision@100"},
         beside={
             "random_average_precision": "average precision of a random ranking",
@@ -101,6 +112,48 @@ SYSTEMS = {
                     Curve("decline", "declined", "red"),
                 ),
                 kind="bars",
+            ),
+        ),
+    ),
+    "recommendation": System(
+        title="Recommendation",
+        words={
+            "route": "GET /v1/recommendations",
+            "request": "user",
+            "answer": "list",
+            "service": "Recommendation service",
+            "steps": "candidates, ranking, list",
+            "model": "five sources, LambdaRank",
+            "events": "lists, clicks",
+            "watched": "lists, clicks",
+            "monitor": "drift, skew, clicks",
+        },
+        quality={"clicks_per_request": "Clicks a request", "ndcg_against_truth": "nDCG@10 against the truth"},
+        beside={"requests": "requests"},
+        panels=(
+            Panel(
+                "Clicks a request",
+                "what the lists were worth, by the truth about their users",
+                (
+                    Curve("clicks_per_request", "ranker", "blue"),
+                    Curve("popularity", "popularity", "grey"),
+                    Curve("newest", "newest first", "red"),
+                ),
+                options={"decimals": 2},
+            ),
+            Panel(
+                "nDCG@10",
+                "of the ranker's lists against the ideal ones of that moment",
+                (Curve("ndcg_against_truth", "ranker", "green"),),
+                options={"decimals": 2, "top": 1.0},
+            ),
+            DRIFT,
+            LATENCY,
+            Panel(
+                "Catalogue",
+                "share of the items that anybody was shown, and of what was shown the share of the most liked tenth",
+                (Curve("coverage", "coverage", "blue"), Curve("popular_share", "popular", "amber")),
+                options={"decimals": 2, "top": 1.0},
             ),
         ),
     ),
@@ -155,7 +208,7 @@ def _section(name: str, story: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "name": name,
         "title": system.title,
-        "picture": system.picture,
+        "words": system.words,
         "figures": figures(story),
         "verdicts": kept,
         "broken": [f"{v.label}: {v.value}" for v in kept if v.good is False],

@@ -36,6 +36,7 @@ from whiteboard.steps import end_of
 from whiteboard.windows import EntityFold, Row, micros
 
 BATCH = "recommendation.batch"
+ONE_RUN_S = 86_400.0  # items' values are good for all of it
 LENGTH = 30  # of a list: enough for a page of ten when some of it has been consumed since
 
 OnProgress = Callable[[int, int], None]  # (users, of how many)
@@ -54,13 +55,14 @@ def score_day(settings: Settings, day: date, progress: OnProgress = lambda done,
     if not users:
         raise NotEnoughDataError(f"the lake holds no interactions until {day}; ingest or wait for them")
     snapshot = Snapshot(_catalogue(lake, day), Loaded(version.version, model))
-    snapshot.fill(lambda ids: [ITEM_FOLD.encode(items[i]) if i in items else None for i in ids], at, 0.0)
+    snapshot.fill(lambda ids: [ITEM_FOLD.encode(items[i]) if i in items else None for i in ids], at, ONE_RUN_S)
     policy = replace(model.policy, k=LENGTH, exploration=0.0)
     rows = []
     for done, user_id in enumerate(sorted(users), 1):
         values = user_values(USER_FOLD.encode(users[user_id]), at)
         found = candidates(snapshot, values, at, None)
-        chosen = ranked(snapshot, model, values, found, at, f"batch-{user_id}", LENGTH, policy)
+        current, _ = snapshot.take(found.codes, at)
+        chosen = ranked(snapshot, model, values, found, current, at, f"batch-{user_id}", LENGTH, policy)
         ids = [snapshot.item_ids[code] for code in chosen.codes]
         rows.append({"user_id": user_id, "item_ids": ids, "scores": list(chosen.scores)})
         if done % 100 == 0:

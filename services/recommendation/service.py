@@ -43,7 +43,7 @@ from whiteboard.recommendation.events import (
 from whiteboard.recommendation.features import USER_FOLD, UserValues, user_values, watermark
 from whiteboard.recommendation.model import RecommendationModel
 from whiteboard.recommendation.ranking import POLICIES, RANKERS, Chosen, answered
-from whiteboard.recommendation.snapshot import Snapshot
+from whiteboard.recommendation.snapshot import Items, Snapshot
 from whiteboard.resilience import Guard, Recent
 from whiteboard.settings import Settings
 from whiteboard.telemetry import BEAT
@@ -277,10 +277,10 @@ class RecommendationService:
             try:
                 found = ranking.candidates(snapshot, user.values, t_us, context)
                 hops["candidates"] = time.perf_counter() - started - sum(hops.values())
-                current = await self._read_items(snapshot, found.codes, t_us)
+                items, current = await self._read_items(snapshot, found.codes, t_us)
                 hops["items"] = time.perf_counter() - started - sum(hops.values())
                 if time.perf_counter() - started < DEADLINE_S:
-                    chosen = ranking.ranked(snapshot, loaded.model, user.values, found, t_us, request_id, k)
+                    chosen = ranking.ranked(snapshot, loaded.model, user.values, found, items, t_us, request_id, k)
                     hops["ranking"] = time.perf_counter() - started - sum(hops.values())
                     return chosen, loaded.version, user.basis if current else "cached"
             except LateEventError:
@@ -292,19 +292,22 @@ class RecommendationService:
             return ranking.batch(snapshot, user.batch, user.values, t_us, k), "batch", "batch"
         return ranking.popular(snapshot, user.values, t_us, k), "popularity", "popular"
 
-    async def _read_items(self, snapshot: Snapshot, codes: "np.ndarray[Any, np.dtype[np.int64]]", t_us: int) -> bool:
-        """Brings stale entries of the snapshot up to date in one read; False if the store did not answer in time."""
-        missing = snapshot.stale(codes, t_us)
+    async def _read_items(
+        self, snapshot: Snapshot, codes: "np.ndarray[Any, np.dtype[np.int64]]", t_us: int
+    ) -> tuple[Items, bool]:
+        """The candidates' values, those that are not current read in one go; False if the store did not answer."""
+        items, missing = snapshot.take(codes, t_us)
         if not len(missing):
-            return True
+            return items, True
         try:
             if self._reader is None:
                 raise DependencyError(self._store_problem)
-            states = await self._store.call(self._reader.items, [snapshot.item_ids[code] for code in missing.tolist()])
+            asked = [snapshot.item_ids[code] for code in codes[missing].tolist()]
+            states = await self._store.call(self._reader.items, asked)
         except DependencyError:
-            return False
-        snapshot.put(missing, states, t_us, self.settings.item_cache_s)
-        return True
+            return items, False
+        items.replace(missing, snapshot.put(codes[missing], states, t_us, self.settings.item_cache_s))
+        return items, True
 
     def _hand_over(self, impression: Impression) -> None:
         self.outbox.put({IMPRESSIONS: impression}, key=impression.user_id, trace=impression.request_id)

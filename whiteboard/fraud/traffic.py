@@ -14,6 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+from whiteboard.httpclient import exchange
+
 Payment = dict[str, Any]
 HTTP_OK = 200
 
@@ -70,7 +72,7 @@ class DecisionClient:
         for payment in payments:
             started = time.perf_counter()
             try:
-                status, body = _post(connection, json.dumps(payment).encode())
+                status, body = exchange(connection, "POST", "/v1/decisions", json.dumps(payment).encode())
             except (OSError, http.client.HTTPException) as error:
                 connection.close()
                 answers.failures.append(f"{payment['transaction_id']}: {error!r}")
@@ -83,18 +85,3 @@ class DecisionClient:
             else:
                 answers.failures.append(f"{payment['transaction_id']}: HTTP {status} {body[:200]!r}")
         return answers
-
-
-def _post(connection: http.client.HTTPConnection, body: bytes) -> tuple[int, bytes]:
-    """Status and body of the answer. A kept connection that the server has closed meanwhile is opened anew, once."""
-    reused = connection.sock is not None
-    try:
-        connection.request("POST", "/v1/decisions", body, {"Content-Type": "application/json"})
-        response = connection.getresponse()
-    except (BrokenPipeError, ConnectionResetError, http.client.RemoteDisconnected):
-        connection.close()
-        if not reused:
-            raise
-        connection.request("POST", "/v1/decisions", body, {"Content-Type": "application/json"})
-        response = connection.getresponse()
-    return response.status, response.read()

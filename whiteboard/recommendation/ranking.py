@@ -2,7 +2,7 @@
 
     chosen = popular(snapshot, user, t_us, k)                          # what needs no model
     plan = candidates(snapshot, user, t_us, context)                   # which items' rows are needed
-    chosen = ranked(snapshot, user, plan, t_us, request_id, k)         # features, one call of the ranker, decide
+    chosen = ranked(snapshot, model, user, plan, items, t_us, …)       # features, one call of the ranker, decide
 
 Each gives `Chosen`: codes, top first, with everything that an impression logs of them.
 """
@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from whiteboard.events import Watermark
 from whiteboard.recommendation.candidates import Candidates
 from whiteboard.recommendation.decision import Policy, decide
 from whiteboard.recommendation.events import Shown
 from whiteboard.recommendation.features import FEATURES, UserValues, candidate_matrix
 from whiteboard.recommendation.model import RecommendationModel
-from whiteboard.recommendation.snapshot import Snapshot
+from whiteboard.recommendation.snapshot import Items, Snapshot
 from whiteboard.registry import CHALLENGER, CHAMPION
 
 Floats = NDArray[np.float64]
@@ -42,6 +43,7 @@ class Chosen:
     explored: Sequence[bool]
     candidates: int
     features: Sequence[dict[str, float | None]] = field(default_factory=list)
+    watermarks: Sequence[Watermark] = field(default_factory=list)
 
     def shown(self, snapshot: Snapshot) -> list[Shown]:
         """The items as an impression logs them; the ranker's inputs with the watermarks of the rows they came from."""
@@ -54,7 +56,7 @@ class Chosen:
                 category=snapshot.category[code],
                 propensity=self.propensities[place],
                 features=self.features[place] if self.features else {},
-                watermark=snapshot.watermarks[code] if self.features else {},
+                watermark=self.watermarks[place] if self.features else {},
             )
             for place, code in enumerate(self.codes)
         ]
@@ -79,18 +81,19 @@ def ranked(
     model: RecommendationModel,
     user: UserValues,
     found: Candidates,
+    items: Items,
     t_us: int,
     request_id: str,
     k: int,
     policy: Policy | None = None,
 ) -> Chosen:
-    """The list for these candidates, whose item values are in the snapshot; by default by the model's own policy."""
+    """The list for these candidates with these values of `items`; by default by the model's own policy."""
     codes, age_days = found.codes, snapshot.age_days(t_us)[found.codes]
     matrix = candidate_matrix(
         user,
         found.item_ids,
         [snapshot.category[code] for code in codes.tolist()],
-        snapshot.values[codes],
+        items.values,
         snapshot.price[codes],
         np.minimum(age_days, 90.0),
         found.scores[:, :_PERSONAL],
@@ -108,6 +111,7 @@ def ranked(
         explored=slate.explored[:k].tolist(),
         candidates=len(found),
         features=[_logged(row) for row in matrix[places].tolist()],
+        watermarks=[items.watermarks[place] for place in places],
     )
 
 

@@ -2,15 +2,17 @@
 
     snapshot = Snapshot.of(items, loaded_model)          # columns by code: the model's items first, then newer ones
     snapshot.fill(read_items, t_us)                      # every item's row, read and evaluated; in a thread
-    snapshot.stale(codes, t_us)                          # which of these must be read anew for a request at t_us
+    items, missing = snapshot.take(codes, t_us)          # their values, and which must be read anew for that moment
 
 An item's values change with its row and with the hour (features.item_tile). A row is kept for some seconds; whoever
 asks for it in between is served from here (`whiteboard_recommendation_item_cache_total` counts how often). What is
 logged is the watermark of the row that was used, so the cache costs freshness and never parity.
 """
 
+import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -38,7 +40,7 @@ _DAY_LIKES, _WEEK_LIKES = (ITEM_FOLD.features.index(name) for name in ("item_lik
 
 
 class Snapshot:
-    """Items as columns by code. Read by the event loop; `fill` and `put` replace single entries."""
+    """Items as columns by code. `take` and `put` are for any thread."""
 
     def __init__(self, items: pd.DataFrame, loaded: Loaded[RecommendationModel] | None) -> None:
         self.loaded = loaded
@@ -53,8 +55,9 @@ class Snapshot:
         times = listed["event_timestamp"].astype("datetime64[us, UTC]")
         self._listed_us = np.where(times.isna(), 0, times.to_numpy(dtype="datetime64[us]").astype(np.int64))
         n = len(self.item_ids)
-        self.values = np.zeros((n, len(ITEM_FOLD.features)))
-        self.watermarks: list[Watermark] = [{} for _ in range(n)]
+        self._lock = threading.Lock()  # of the entries: one is put as a whole
+        self._values = np.zeros((n, len(ITEM_FOLD.features)))
+        self._watermarks: list[Watermark] = [{} for _ in range(n)]
         self._until = np.zeros(n)  # time.monotonic() when an entry is to be read again
         self._tile = np.full(n, -1, dtype=np.int64)
         self._rng = np.random.default_rng(0)
@@ -66,32 +69,56 @@ class Snapshot:
 
     def popular(self) -> Ints:
         """The codes by the likes of the last week, most first; of equal ones those that trend."""
-        order: Ints = np.lexsort((-self.trending, -self.values[:, _WEEK_LIKES]))
+        order: Ints = np.lexsort((-self.trending, -self._values[:, _WEEK_LIKES]))
         return order
 
-    def stale(self, codes: Ints, t_us: int) -> Ints:
-        """Those of `codes` whose values must be read anew for a request at `t_us`; counts hits and misses."""
-        fresh = (self._until[codes] > time.monotonic()) & (self._tile[codes] == item_tile(t_us))
-        missing: Ints = codes[~fresh]
+    def take(self, codes: Ints, t_us: int) -> tuple["Items", Ints]:
+        """The items' values for a request at `t_us`, and which of them (places, not codes) must be read anew.
+
+        A copy: what other threads put meanwhile may be for another hour. Counts hits and misses.
+        """
+        with self._lock:
+            fresh = (self._until[codes] > time.monotonic()) & (self._tile[codes] == item_tile(t_us))
+            items = Items(self._values[codes], [self._watermarks[code] for code in codes.tolist()])
+        missing = np.flatnonzero(~fresh)
         CACHE.labels("hit").inc(len(codes) - len(missing))
         CACHE.labels("miss").inc(len(missing))
-        return missing
+        return items, missing
 
-    def put(self, codes: Ints, states: Sequence[bytes | None], t_us: int, ttl_s: float) -> None:
+    def put(self, codes: Ints, states: Sequence[bytes | None], t_us: int, ttl_s: float) -> "Items":
         """Takes over rows just read, good for about `ttl_s`: spread, so that they do not all expire at once.
 
-        Raises LateEventError for a time too far before an item's newest event.
+        Returns their values at `t_us`. Raises LateEventError for a time too far before an item's newest event.
         """
-        until = time.monotonic() + ttl_s * self._rng.uniform(0.75, 1.25, len(codes))
-        for code, state, end in zip(codes.tolist(), states, until.tolist(), strict=True):
-            self.values[code] = item_values(state, t_us)
-            self.watermarks[code] = watermark(ITEM_FOLD, state)
-            self._tile[code], self._until[code] = item_tile(t_us), end
+        made = Items(
+            np.array([item_values(state, t_us) for state in states]).reshape(len(codes), -1),
+            [watermark(ITEM_FOLD, state) for state in states],
+        )
+        with self._lock:
+            self._values[codes], self._tile[codes] = made.values, item_tile(t_us)
+            self._until[codes] = time.monotonic() + ttl_s * self._rng.uniform(0.75, 1.25, len(codes))
+            for code, mark in zip(codes.tolist(), made.watermarks, strict=True):
+                self._watermarks[code] = mark
+        return made
 
     def fill(self, read: ReadItems, t_us: int, ttl_s: float) -> None:
         """Reads every item's row and works out the trend; blocks, and leaves the processor to others in between."""
         for start in range(0, len(self.item_ids), _CHUNK):
             codes = np.arange(start, min(start + _CHUNK, len(self.item_ids)))
             self.put(codes, read(self.item_ids[start : start + _CHUNK]), t_us, ttl_s)
-        likes = self.values[:, _DAY_LIKES], self.values[:, _WEEK_LIKES]
+        likes = self._values[:, _DAY_LIKES], self._values[:, _WEEK_LIKES]
         self.trending = trending_scores(*likes, short_share=1 / 7)
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    """Values of some items at one moment, (n, features of ITEM_FOLD), and which events they hold."""
+
+    values: Floats
+    watermarks: list[Watermark]
+
+    def replace(self, places: Ints, others: "Items") -> None:
+        """Puts `others` at these places."""
+        self.values[places] = others.values
+        for place, mark in zip(places.tolist(), others.watermarks, strict=True):
+            self.watermarks[place] = mark
