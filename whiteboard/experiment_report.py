@@ -34,6 +34,7 @@ from whiteboard.experiment_statistics import (
     unit_values,
 )
 from whiteboard.manifest import write_atomically
+from whiteboard.settings import Settings
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -184,6 +185,14 @@ def required_units(outcomes: pd.DataFrame, metric: Metric, minimum_effect: float
     """Units an arm that find a relative effect of that size, by what units did before: one arm of past outcomes."""
     values = unit_values(outcomes, metric)
     return sample_size(float(values.std(ddof=1)), minimum_effect * float(values.mean()), power=power)
+
+
+def decided(settings: Settings, name: str) -> dict[str, Any] | None:
+    """What `write` wrote last of the experiment into this home; None for one that was never judged."""
+    try:
+        return dict(json.loads((settings.home / "experiments" / name / "decision.json").read_text()))
+    except FileNotFoundError:
+        return None
 
 
 def write(decision: Decision, folder: Path) -> Path:

@@ -156,7 +156,8 @@ class Monitor:
     def _judge(self, connection: duckdb.DuckDBPyConnection, day: date) -> None:
         versions = f"SELECT model_version FROM {self.relation(day)} WHERE {DAY} = DATE '{day}'"
         decided = connection.sql(versions).df()["model_version"]
-        version = str(decided.mode().iloc[0])
+        versions = decided[decided.str.isdigit()]  # rules and policies without a model have nothing to drift from
+        version = str((decided if versions.empty else versions).mode().iloc[0])
         drift = self._drift(connection, version, day)
         parity, compared_to = self._parity(connection)
         quality = self.quality(connection, day, version)

@@ -57,7 +57,7 @@ class DemoConfig:
 
     seed: int = 7
     users: int = 900
-    items: int = 500
+    items: int = 1_000
     history_days: int = 21
     live_days: int = 18
     shift_after: int = 8  # live days before the tastes shift
@@ -115,7 +115,10 @@ class Demo(Story):
                 self.wait_serving(version)
             with self.stage("batch", "Recommendations for all users in batch"):
                 self._batch(self.config.first_live_day - timedelta(days=1))
-            with FeedClient(self.service_port) as client, EventProducer(self.settings, "demo", SCHEMAS) as producer:
+            with (
+                FeedClient(self.service_port, connections=1) as client,
+                EventProducer(self.settings, "demo", SCHEMAS) as producer,
+            ):
                 self._live(client, producer)
             with self.stage("settle", "The last events reach the lake and the monitor"):
                 self._settle()
@@ -206,7 +209,11 @@ class Demo(Story):
         requests = [self.audience.requests(config.history_days + number) for number in range(config.live_days)]
         begin = datetime.combine(config.first_live_day, datetime.min.time(), UTC)
         self.trials.begin(trials.launch(begin), trials.bad_idea(begin))
-        self.chronicle.mark(START + timedelta(days=config.shift_day), "pattern_changed", "many users' tastes shift")
+        self.chronicle.mark(
+            START + timedelta(days=config.shift_day),
+            "pattern_changed",
+            "money gets tight, and many users' tastes shift",
+        )
         retrain_on: date | None = None
         retrain: Future[str | None] | None = None
         trial_ends: date | None = None
@@ -229,7 +236,8 @@ class Demo(Story):
                         trial_ends = day + timedelta(days=config.trial_days)
                 elif trial_ends is not None and day >= trial_ends:
                     trial_ends = None
-                    self._after_trial(day)
+                    if not self._after_trial(day):
+                        retrain_on = day + timedelta(days=1)
                 elif retrain_on is None and len(self.chronicle.models) == 1:
                     retrain_on = self._alarm(day)
         self.chronicle.seconds["live"] = round(time.perf_counter() - started, 1)
@@ -283,17 +291,16 @@ class Demo(Story):
         self.chronicle.mark(day, "retrained", f"version {version} trained; half of the users see its lists")
         self.trials.begin(trials.trial(end_of(day), version))
 
-    def _after_trial(self, day: date) -> None:
-        """Promotes the challenger, unless its A/B test was lost or a gate refuses it."""
-        model = self.chronicle.models[-1]
-        name, version = f"version-{model['version']}", str(model["version"])
-        lost = name in self.trials.decided and self.trials.decided[name].verdict in ("stop", "invalid")
-        self.trials.conclude(name, end_of(day))
-        if lost or not self._promote(version):
-            return
+    def _after_trial(self, day: date) -> bool:
+        """Judges the A/B test of the challenger, and promotes it if the gates let it."""
+        version = str(self.chronicle.models[-1]["version"])
+        self.trials.conclude(f"version-{version}", end_of(day))
+        if not self._promote(version):
+            return False
         self.wait_serving(version)
         self.chronicle.promoted_day = day.isoformat()
         self.chronicle.mark(day, "promoted", f"version {version} is champion")
+        return True
 
     def _settle(self) -> None:
         self.wait_folded()

@@ -1,10 +1,15 @@
 """The gates that stand before @champion: each looks at one thing and gives a verdict with its figures in words.
 
 Gate("better", True, "nDCG@10 0.631 against 0.574 of version 1 on 412 requests with a click; …")
+
+Lists that one ranker has made are a poor judge of another: what it would have shown instead was never shown. So where
+users have judged the version themselves, in an A/B test named `version-<number>`, their verdict stands.
 """
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,10 +56,21 @@ class Contestant:
 
 
 def all_gates(
-    rows: Dataset, ours: Contestant, champion: Contestant | None, parity_mismatches: int | None, limits: Limits
+    rows: Dataset,
+    ours: Contestant,
+    champion: Contestant | None,
+    parity_mismatches: int | None,
+    trial: Mapping[str, Any] | None,
+    limits: Limits,
 ) -> list[Gate]:
-    """Every gate's verdict on `ours`, judged on `rows`; without a `champion` against the popularity policy."""
+    """Every gate's verdict on `ours`, judged on `rows`; without a `champion` against the popularity policy.
+
+    `trial` is the written decision on the A/B test of this version, if there was one.
+    """
     rival = champion or Contestant("popularity", ours.model, popularity(rows))
+    if trial is not None:
+        return [_tried(trial), _catalogue(rows, ours, champion, limits), parity(parity_mismatches),
+                _latency(rows, ours.model, limits)]  # fmt: skip
     return [
         _better(rows, ours, rival, limits),
         _catalogue(rows, ours, champion, limits),
@@ -62,6 +78,11 @@ def all_gates(
         _latency(rows, ours.model, limits),
         _segments(rows, ours, rival, limits),
     ]
+
+
+def _tried(trial: Mapping[str, Any]) -> Gate:
+    reason = f"the A/B test {trial['experiment']} says {trial['verdict']}: {trial['reason']}"
+    return Gate("better", trial["verdict"] == "launch", reason)
 
 
 def _better(rows: Dataset, ours: Contestant, rival: Contestant, limits: Limits) -> Gate:

@@ -1,6 +1,6 @@
 """The ranker: LambdaRank on logged impressions, with the position bias of their clicks taken out.
 
-    trees, best = fit_trees(rows, bias, stop=later)
+    booster = fit_trees(rows, bias, rounds=400, stop=later)
 
 Clicks were made on lists that were read from the top, so that a click far down says more than one at the top. Each
 clicked row has the weight 1 / P(position examined) (position_bias.py): in expectation the gradient is then that of a
@@ -25,14 +25,15 @@ PARAMS: dict[str, Any] = {
     "metric": "ndcg",
     "eval_at": [10],
     "label_gain": [0, 1, 2],  # a purchase is worth two clicks
-    "learning_rate": 0.05,
-    "num_leaves": 15,
-    "min_data_in_leaf": 50,
+    "learning_rate": 0.03,
+    "num_leaves": 7,
+    "min_data_in_leaf": 100,
     "feature_fraction": 0.7,
     "bagging_fraction": 0.8,
     "bagging_freq": 1,
     "lambda_l2": 5.0,
     "lambdarank_truncation_level": 10,
+    "lambdarank_norm": False,
     "num_threads": 1,  # more wait for each other actively when the cores are busy with other work
     "deterministic": True,
     "verbosity": -1,
@@ -41,10 +42,15 @@ PARAMS: dict[str, Any] = {
 RISING = frozenset({"score_collaborative", "score_session", "score_content", "item_like_rate_7d"})
 
 
-def weights(rows: Dataset, bias: PositionBias | None) -> Floats:
-    """One weight a row: 1, and for a clicked one what it stands for; without a bias 1 throughout."""
-    ones = np.ones(len(rows))
-    return ones if bias is None else np.where(rows.grade > 0, bias.weight(rows.position), ones)
+def weights(rows: Dataset, bias: PositionBias | None, half_life_days: float | None = None) -> Floats:
+    """One weight a row: 1, and for a clicked one what it stands for; half as much for each half-life of its age."""
+    weight = np.ones(len(rows))
+    if bias is not None:
+        weight = np.where(rows.grade > 0, bias.weight(rows.position), weight)
+    if half_life_days is not None:
+        at = rows.frame["event_timestamp"]
+        weight = weight * 0.5 ** ((at.max() - at).dt.total_seconds().to_numpy() / 86_400 / half_life_days)
+    return weight
 
 
 def fit_trees(
@@ -53,21 +59,22 @@ def fit_trees(
     *,
     rounds: int,
     seed: int = 0,
+    half_life_days: float | None = None,
     stop: Dataset | None = None,
-    patience: int = 40,
+    patience: int = 100,
 ) -> lightgbm.Booster:
     """The trees fitted on `rows` by request; with `stop` until its nDCG@10 has not risen for `patience` trees."""
     rising = [int(name in RISING) for name in rows.features]
     params = PARAMS | {"seed": seed, "monotone_constraints": rising}
-    train = _data(rows, bias)
+    train = _data(rows, weights(rows, bias, half_life_days))
     if stop is None:
         return lightgbm.train(params, train, rounds)
     quiet: list[Callable[..., Any]] = [lightgbm.early_stopping(patience, verbose=False)]
-    return lightgbm.train(params, train, rounds, valid_sets=[_data(stop, bias, train)], callbacks=quiet)
+    return lightgbm.train(params, train, rounds, valid_sets=[_data(stop, weights(stop, bias), train)], callbacks=quiet)
 
 
-def _data(rows: Dataset, bias: PositionBias | None, reference: lightgbm.Dataset | None = None) -> lightgbm.Dataset:
+def _data(rows: Dataset, weight: Floats, reference: lightgbm.Dataset | None = None) -> lightgbm.Dataset:
     groups = np.bincount(rows.request)
     return lightgbm.Dataset(
-        rows.matrix(), rows.grade, weight=weights(rows, bias), group=groups, reference=reference, free_raw_data=False
+        rows.matrix(), rows.grade, weight=weight, group=groups, reference=reference, free_raw_data=False
     )

@@ -17,7 +17,7 @@ from whiteboard.recommendation.events import SYSTEM
 from whiteboard.recommendation.outcomes import outcomes
 from whiteboard.settings import Settings
 
-CLICKS = Metric(name="clicks_per_request", numerator="clicks", denominator="requests")
+CLICKS = Metric(name="clicks_per_request", numerator="clicks", denominator="requests", covariate="clicks_before")
 REQUESTS = Metric(name="requests", numerator="requests")
 FINAL = ("launch", "stop", "no difference", "invalid")
 
@@ -67,8 +67,8 @@ def trial(start: datetime, version: str) -> Experiment:
         guardrails=(Guardrail(metric=REQUESTS, margin=0.3),),
         started_at=start,
         window_days=1.0,
-        units=250,
-        minimum_effect=0.15,
+        units=150,
+        minimum_effect=0.3,
     )
 
 

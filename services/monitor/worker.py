@@ -16,7 +16,7 @@ from whiteboard.errors import WhiteboardError
 from whiteboard.fraud.monitor import LEAST_AVERAGE_PRECISION, FraudMonitor
 from whiteboard.logs import configure_logging
 from whiteboard.monitor import SETTLE_S, Monitor
-from whiteboard.recommendation.monitor import LEAST_SHARE, RecommendationMonitor
+from whiteboard.recommendation.monitor import DRIFT_SHARE, LEAST_SHARE, RecommendationMonitor
 from whiteboard.settings import Settings
 from whiteboard.telemetry import BEAT, READY, serve_metrics
 
@@ -32,7 +32,14 @@ def main(
     close_last_window: Annotated[bool, typer.Option("--close-last-window", help="the newest day too")] = False,
     every_s: Annotated[float, typer.Option(min=0.1, help="how often to look")] = 1.0,
     maturity_days: Annotated[int, typer.Option(min=0, help="fraud: until most labels of a day are in")] = 5,
-    drift_limit: Annotated[float, typer.Option(min=0, max=1, help="largest share of drifted columns")] = SHARE_LIMIT,
+    drift_limit: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help=f"largest share of drifted columns, fraud {SHARE_LIMIT}, recommendation {DRIFT_SHARE}",
+        ),
+    ] = None,
     quality_limit: Annotated[
         float | None,
         typer.Option(
@@ -57,7 +64,7 @@ def main(
         monitor = FraudMonitor(
             settings,
             maturity_days=maturity_days,
-            drift_share=drift_limit,
+            drift_share=SHARE_LIMIT if drift_limit is None else drift_limit,
             mismatched=parity_limit,
             quality_limit=LEAST_AVERAGE_PRECISION if quality_limit is None else quality_limit,
             settle_s=settle_s,
@@ -65,7 +72,7 @@ def main(
     else:
         monitor = RecommendationMonitor(
             settings,
-            drift_share=drift_limit,
+            drift_share=DRIFT_SHARE if drift_limit is None else drift_limit,
             mismatched=parity_limit,
             quality_limit=LEAST_SHARE if quality_limit is None else quality_limit,
             settle_s=settle_s,

@@ -201,6 +201,8 @@ class RecommendationService:
         self._clock_us = max(self._clock_us, t_us)
         experiment, arm = self._arm(user_id, at)
         snapshot, hops = self.snapshots.get(arm, self.snapshot), dict[str, float]()  # a swap must not mix versions
+        if snapshot.loaded is None:  # a challenger that is not there (yet, any more)
+            snapshot = self.snapshot
         try:
             user = await self._read_user(user_id, t_us)
             hops["user"] = time.perf_counter() - started

@@ -16,7 +16,6 @@ import duckdb
 import numpy as np
 import pandas as pd
 
-from whiteboard.drift import SHARE_LIMIT
 from whiteboard.monitor import DAY, SETTLE_S, Beyond, Monitor
 from whiteboard.recommendation.events import (
     IMPRESSIONS,
@@ -28,7 +27,7 @@ from whiteboard.recommendation.events import (
     Interaction,
     Item,
 )
-from whiteboard.recommendation.features import CONTEXT, FEATURES, point_in_time_sql, unseen_events_sql
+from whiteboard.recommendation.features import CONTEXT, point_in_time_sql, unseen_events_sql
 from whiteboard.recommendation.impressions import shown_sql
 from whiteboard.recommendation.position_bias import PositionBias
 from whiteboard.settings import Settings
@@ -37,9 +36,13 @@ LEAST_SHARE = 0.75  # of the clicks a request that the version had on the days b
 LEAST_REQUESTS = 100  # of a day; with fewer a quarter less is noise
 USUAL_DAYS = 5  # before, whose median is what the version usually gets
 _FEW_USUAL = 2
-REFERENCE_DAYS = 2  # of a version's service, with which its later days are compared
-# Counts grow with the age of a log, and a day of the week has its own hours: what says nothing about the users' taste.
-NOT_DRIFT = {"seconds_since_user_last", "user_item_likes_30d"}
+REFERENCE_DAYS = 4  # of a version's service, with which its later days are compared
+# What tells of tastes. Counts and ages follow from the age of the catalogue and from how good the lists are.
+DRIFTING = (
+    "price", "price_to_mean", "score_collaborative", "score_session", "score_content", "category_share_1h",
+    "category_share_7d", "category_share_30d", "user_category_likes_7d", "user_likes_1d", "item_like_rate_7d",
+)  # fmt: skip
+DRIFT_SHARE = 0.25  # of these few columns
 
 
 class RecommendationMonitor(Monitor):
@@ -48,14 +51,14 @@ class RecommendationMonitor(Monitor):
     system, schemas, decisions = SYSTEM, SCHEMAS, (IMPRESSIONS, Impression)
     sources = {"seen_interactions": (INTERACTIONS, Interaction)}  # noqa: RUF012
     key, score = "shown_id", "score"
-    columns = tuple(f for f in FEATURES if f not in NOT_DRIFT)
+    columns = DRIFTING
     at_once = 200  # requests of ten items each
 
     def __init__(
         self,
         settings: Settings,
         *,
-        drift_share: float = SHARE_LIMIT,
+        drift_share: float = DRIFT_SHARE,
         mismatched: int = 0,
         quality_limit: float = LEAST_SHARE,
         settle_s: float = SETTLE_S,

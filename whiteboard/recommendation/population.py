@@ -22,6 +22,7 @@ STYLES = 6  # of each category
 DIMENSIONS = 8
 FAVOURITES = (1.0, 0.7, 0.5)  # how much a user likes the first, second and third favourite category
 _BASE, _MATCH, _STYLE, _APPEAL, _PRICE, _INTENT = -4.2, 2.4, 0.7, 0.8, -0.4, 1.3  # weights in the log-odds of a click
+_TIGHTER, _CHEAPER = -1.4, 0.9  # what money being tight adds to the weight of the price, and takes from what one likes
 _CATEGORIES = (
     "garden", "books", "kitchen", "toys", "music", "camping", "cycling", "painting", "running", "baking", "fishing",
     "games", "lighting", "pets", "photo", "sewing", "skiing", "tea", "tools", "travel",
@@ -38,8 +39,9 @@ class WorldConfig:
     """Size, length and switches of a world.
 
     `requests_per_user_day` are requests for recommendations; beside them a user finds `organic_per_user_day` items
-    alone. `shift_share` of the users take to other categories at once on `shift_day` (0 = first); otherwise
-    `drift` is the chance that a user exchanges a favourite category on a day.
+    alone. On `shift_day` (0 = first) money gets tight: everybody looks at the price, which had hardly mattered, and
+    `shift_share` of the users take to other categories. Otherwise `drift` is the chance that a user exchanges a
+    favourite category on a day.
     """
 
     users: int = 10_000
@@ -55,7 +57,7 @@ class WorldConfig:
     new_users: float = 0.1  # share of the users who sign up while the world lives
     drift: float = 0.01
     shift_day: int | None = None
-    shift_share: float = 0.6
+    shift_share: float = 0.3
     purchase: float = 0.15  # chance of a purchase after a click at a price that suits
 
 
@@ -65,6 +67,7 @@ class Truth:
 
     Of items: `category`, `style_number`, `style` (items, dimensions), `appeal`, `log_price`, `listed` (a day).
     Of users: `favourites` (days, users, 3), `taste` (users, dimensions), `affords` (a log price), `joined` (a day).
+    Of days: `tight` (days,), 1 when money is tight.
     """
 
     category: Ints
@@ -77,6 +80,7 @@ class Truth:
     taste: Floats
     affords: Floats
     joined: Ints
+    tight: Floats
 
     def relevance(self, users: Ints, items: Ints, day: Ints, intent: Ints | None = None) -> Floats:
         """P(click | examined), (n, m): of user n with items (m,) or (n, m) on its day (n,), with the session's intent.
@@ -86,12 +90,14 @@ class Truth:
         items = np.broadcast_to(items, (len(users), np.shape(items)[-1]))
         category = self.category[items]
         match = np.zeros(items.shape)
-        favourites = self.favourites[np.minimum(day, len(self.favourites) - 1), users]
+        day = np.minimum(day, len(self.favourites) - 1)
+        favourites, tight = self.favourites[day, users], self.tight[day][:, None]
         for place, weight in enumerate(FAVOURITES):
             match = np.maximum(match, weight * (favourites[:, place, None] == category))
         logit = _BASE + _MATCH * match + _APPEAL * self.appeal[items]
         logit += _STYLE * np.einsum("nd,nmd->nm", self.taste[users], self.style[items])
-        logit += _PRICE * np.abs(self.log_price[items] - self.affords[users, None])
+        likes_to_pay = self.affords[users, None] - _CHEAPER * tight
+        logit += (_PRICE + _TIGHTER * tight) * np.abs(self.log_price[items] - likes_to_pay)
         if intent is not None:
             logit += _INTENT * (intent[:, None] == category)
         return np.asarray(1 / (1 + np.exp(-logit)))
@@ -135,11 +141,12 @@ def found(config: WorldConfig) -> Truth:
         taste=rng.normal(0, 1, (users, DIMENSIONS)),
         affords=rng.normal(3.2, 0.5, users),
         joined=joined,
+        tight=(np.arange(config.days) >= (config.days if config.shift_day is None else config.shift_day)).astype(float),
     )
 
 
 def _favourites(config: WorldConfig, popularity: Floats) -> NDArray[np.int16]:
-    """Each user's favourite categories day by day; on the day of the shift what was rare becomes common."""
+    """Each user's favourite categories day by day."""
     rng = np.random.default_rng([config.seed, 2])
     shape = (config.users, len(FAVOURITES))
     today = rng.choice(config.categories, shape, p=popularity).astype(np.int16)
@@ -151,10 +158,9 @@ def _favourites(config: WorldConfig, popularity: Floats) -> NDArray[np.int16]:
             rng.choice(config.categories, config.users, p=popularity),
         )
         today[changed, place[changed]] = fresh[changed]
-        redrawn = rng.choice(config.categories, shape, p=popularity[::-1])
+        redrawn = rng.choice(config.categories, shape, p=popularity)
         moved = rng.random(config.users) < config.shift_share
         if day == config.shift_day:
-            popularity = popularity[::-1]
             today[moved] = redrawn[moved]
         days[day] = today
     return days
