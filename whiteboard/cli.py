@@ -60,10 +60,8 @@ def demo(
     system: Annotated[str, typer.Option(help="fraud, recommendation, or all")] = "all",
     home: Home = None,
     seed: Annotated[int, typer.Option(help="another seed is another world")] = 7,
-    customers: Annotated[int, typer.Option(min=50, help="size of the simulated world")] = 400,
-    live_days: Annotated[
-        int, typer.Option(min=9, help="days scored over HTTP; the pattern changes on the eighth")
-    ] = 18,
+    customers: Annotated[int, typer.Option(min=50, help="size of the simulated worlds")] = 400,
+    live_days: Annotated[int, typer.Option(min=9, help="days over HTTP; the world changes on the eighth")] = 18,
 ) -> None:
     """Lives through a system's whole life in minutes: history, training, live traffic, drift, retraining, promotion.
 
@@ -85,7 +83,7 @@ def demo(
     def recommendation(settings: "Settings", console: Console) -> "Told":
         from pipelines.recommendation.demo import Demo, DemoConfig
 
-        return Demo(settings, console, DemoConfig(seed=seed, live_days=live_days)).run()
+        return Demo(settings, console, DemoConfig(seed=seed, users=2 * customers, live_days=live_days)).run()
 
     told = (("fraud", fraud), ("recommendation", recommendation))
     stories = {name: tell for name, tell in told if system in ("all", name)}

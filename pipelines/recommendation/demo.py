@@ -56,12 +56,12 @@ class DemoConfig:
     """The scale of the demo; the defaults end within three and a half minutes on two cores."""
 
     seed: int = 7
-    users: int = 900
+    users: int = 800
     items: int = 1_000
     history_days: int = 21
     live_days: int = 18
-    shift_after: int = 8  # live days before the tastes shift
-    retrain_wait_days: int = 2  # from the alert until there are clicks to learn from
+    shift_after: int = 7  # live days before the tastes shift
+    retrain_wait_days: int = 1  # from the alert until there are clicks to learn from
     trial_days: int = 3  # of the new version's A/B test
 
     @property
@@ -171,7 +171,8 @@ class Demo(Story):
             self.console.print(f"[yellow]{day}: not retrained, {error}")
             return None
         seconds = round(time.perf_counter() - began, 1)
-        self.chronicle.models.append({"version": version, "day": day.isoformat(), "why": why, "seconds": seconds})
+        model = {"version": version, "day": day.isoformat(), "why": why, "seconds": seconds}
+        self.chronicle.models.append(model | {"promoted": False, "reason": "not judged yet when the run ended"})
         return version
 
     def _promote(self, version: str) -> bool:

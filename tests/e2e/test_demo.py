@@ -15,6 +15,7 @@ WHITEBOARD = Path(sys.executable).with_name("whiteboard")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[str], Path]:
     home = tmp_path_factory.mktemp("demo") / "home"
     command = [str(WHITEBOARD), "demo", "--home", str(home), "--customers", "150", "--seed", "3", "--live-days", "9"]
+    command += ["--system", "fraud"]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=280), home
 
 

@@ -42,7 +42,7 @@ DRIFTING = (
     "price", "price_to_mean", "score_collaborative", "score_session", "score_content", "category_share_1h",
     "category_share_7d", "category_share_30d", "user_category_likes_7d", "user_likes_1d", "item_like_rate_7d",
 )  # fmt: skip
-DRIFT_SHARE = 0.25  # of these few columns
+DRIFT_SHARE = 0.3  # of these few columns
 
 
 class RecommendationMonitor(Monitor):

@@ -22,7 +22,8 @@ STYLES = 6  # of each category
 DIMENSIONS = 8
 FAVOURITES = (1.0, 0.7, 0.5)  # how much a user likes the first, second and third favourite category
 _BASE, _MATCH, _STYLE, _APPEAL, _PRICE, _INTENT = -4.2, 2.4, 0.7, 0.8, -0.4, 1.3  # weights in the log-odds of a click
-_TIGHTER, _CHEAPER = -1.4, 0.9  # what money being tight adds to the weight of the price, and takes from what one likes
+# What money being tight does: to the weight of the price, to the log price that one likes, to what is priced right.
+_TIGHTER, _CHEAPER, _BARGAIN = -2.6, 0.9, 1.0
 _CATEGORIES = (
     "garden", "books", "kitchen", "toys", "music", "camping", "cycling", "painting", "running", "baking", "fishing",
     "games", "lighting", "pets", "photo", "sewing", "skiing", "tea", "tools", "travel",
@@ -97,7 +98,7 @@ class Truth:
         logit = _BASE + _MATCH * match + _APPEAL * self.appeal[items]
         logit += _STYLE * np.einsum("nd,nmd->nm", self.taste[users], self.style[items])
         likes_to_pay = self.affords[users, None] - _CHEAPER * tight
-        logit += (_PRICE + _TIGHTER * tight) * np.abs(self.log_price[items] - likes_to_pay)
+        logit += (_PRICE + _TIGHTER * tight) * np.abs(self.log_price[items] - likes_to_pay) + _BARGAIN * tight
         if intent is not None:
             logit += _INTENT * (intent[:, None] == category)
         return np.asarray(1 / (1 + np.exp(-logit)))
