@@ -18,6 +18,7 @@ import typer
 from rich.console import Console
 
 from whiteboard.errors import WhiteboardError
+from whiteboard.experiment_cli import app as experiment_app
 from whiteboard.fraud.cli import app as fraud_app
 from whiteboard.recommendation.cli import app as recommendation_app
 
@@ -35,6 +36,7 @@ app = typer.Typer(
 )
 app.add_typer(fraud_app, name="fraud")
 app.add_typer(recommendation_app, name="recommendation")
+app.add_typer(experiment_app, name="experiment")
 dead_letters = typer.Typer(
     help="Records that could not be decoded: look at them, send them again.", no_args_is_help=True
 )
