@@ -28,7 +28,7 @@ def whiteboard(home: Path, *arguments: str) -> str:
 
 
 def lived(home: Path, users: int = 600) -> Settings:
-    """Every user met its arm on the first day and asked twice; most of the ranker's users clicked, few of the others."""
+    """Every user met its arm on the first day and asked twice; most of the ranker's users clicked, few others did."""
     settings = Settings(home=home)
     arms = {
         f"u-{n}": Experiments.of(settings, "recommendation").assign(f"u-{n}", START)["launch"] for n in range(users)
