@@ -21,7 +21,8 @@ START = datetime(2026, 3, 1, tzinfo=UTC)
 
 
 def whiteboard(home: Path, *arguments: str) -> str:
-    result = CliRunner().invoke(app, ["--home", str(home), "experiment", *arguments], env={"COLUMNS": "200"})
+    environment = {"COLUMNS": "200", "WHITEBOARD_HOME": str(home)}  # --home would outlive the test
+    result = CliRunner().invoke(app, ["experiment", *arguments], env=environment)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result.output

@@ -37,7 +37,7 @@ CONFIG = TrainConfig(rounds=120, slice_clicks=100, retrieval=RETRIEVAL)
 
 @pytest.fixture(scope="module")
 def lived(tmp_path_factory: pytest.TempPathFactory) -> tuple[Settings, World]:
-    config = WorldConfig(users=250, items=200, start=START, days=DAYS + 4, seed=4)
+    config = WorldConfig(users=400, items=200, start=START, days=DAYS + 4, seed=4)
     return lived_in(tmp_path_factory.mktemp("home"), config, DAYS)
 
 
