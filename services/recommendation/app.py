@@ -11,6 +11,7 @@ in the outbox. What users do comes back with the request's id. The model behind 
 
 import asyncio
 import gc
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -41,6 +42,7 @@ from whiteboard.webapi import create_app, problems, taking, validated
 
 KEEP_ALIVE_S = 75  # above a minute's pause of a client that keeps its connections
 MOST = 50  # items of a list
+SWITCH_S = 0.0005  # a request changes threads a few times; by default each time waits up to 5 ms for the background's
 
 
 def bootstrap(settings: Settings) -> RecommendationService:
@@ -149,6 +151,7 @@ def main(
 ) -> None:
     """Serves until SIGTERM, then answers what it has accepted and sends what waits for the event log."""
     configure_logging(SYSTEM)
+    sys.setswitchinterval(SWITCH_S)
     settings = Settings()
     uvicorn.run(
         build(bootstrap(settings)),
