@@ -24,10 +24,10 @@ from whiteboard.recommendation.cli import app as recommendation_app
 
 if TYPE_CHECKING:
     from whiteboard.demo import Told
-    from whiteboard.fraud.live import LiveConfig
     from whiteboard.settings import Settings
 
 SYSTEMS = ("fraud", "recommendation")
+PORTS = {"fraud": 8001, "recommendation": 8002}
 app = typer.Typer(
     help="The ML system-design interview as running code.",
     no_args_is_help=True,
@@ -95,19 +95,20 @@ def demo(
 
 @app.command(epilog="Example: whiteboard up --home /tmp/one   (elsewhere: whiteboard status --home /tmp/one)")
 def up(
+    system: System = "fraud",
     home: Home = None,
     traffic: Annotated[
-        bool, typer.Option("--traffic/--no-traffic", help="a simulated world that pays on; or bring your own data")
+        bool, typer.Option("--traffic/--no-traffic", help="a simulated world that lives on; or bring your own data")
     ] = True,
     speed: Annotated[float, typer.Option(min=1, help="simulated seconds a second; 288: a day in five minutes")] = 288.0,
-    customers: Annotated[int, typer.Option(min=50, help="size of the simulated world")] = 400,
+    customers: Annotated[int, typer.Option(min=50, help="size of the simulated world; users are twice as many")] = 400,
     workers: Annotated[int, typer.Option(min=1, help="stream workers")] = 1,
-    port: Annotated[int, typer.Option(help="of the fraud service")] = 8001,
+    port: Annotated[int | None, typer.Option(help="of the service [default: fraud 8001, recommendation 8002]")] = None,
 ) -> None:
-    """Starts broker, stream workers, fraud service and monitor, and keeps them running until Ctrl-C.
+    """Starts broker, stream workers, service and monitor of a system, and keeps them running until Ctrl-C.
 
-    With traffic a history and a first model are made on the first start, and payments flow from then on. Without:
-    `whiteboard fraud ingest`, `fraud train`, `fraud promote`; the service follows by itself.
+    With traffic a history and a first model are made on the first start, and requests flow from then on. Without:
+    `whiteboard SYSTEM ingest`, `SYSTEM train`, `SYSTEM promote`; the service follows by itself.
     """
     from whiteboard.embedded import EmbeddedStack
     from whiteboard.eventlog import create_topics
@@ -117,9 +118,9 @@ def up(
     from whiteboard.settings import Settings
 
     options(home)
-    console = Console()
+    console, of = Console(), ("--system", _known(system))
     with EmbeddedStack(Settings()) as stack:
-        url = f"http://127.0.0.1:{port}"
+        url = f"http://127.0.0.1:{port or PORTS[system]}"
         with console.status("starting"):
             settings = stack.start_broker()
             create_topics(settings)
@@ -128,18 +129,17 @@ def up(
             for number in range(1, workers + 1):
                 metrics = free_port()
                 ready = url_answers(f"http://127.0.0.1:{metrics}/metrics")
-                stack.start(f"stream-{number}", "services.stream.worker", "--metrics-port", str(metrics), ready=ready)
+                worker = (*of, "--metrics-port", str(metrics))
+                stack.start(f"stream-{number}", "services.stream.worker", *worker, ready=ready)
             live = url_answers(f"{url}/health/live")
-            stack.start("fraud", "services.fraud.app", "--port", str(port), ready=live)
-            stack.start("monitor", "services.monitor.worker", "--metrics-port", str(free_port()))
+            stack.start(system, f"services.{system}.app", "--port", str(port or PORTS[system]), ready=live)
+            stack.start("monitor", "services.monitor.worker", *of, "--metrics-port", str(free_port()))
         if traffic:
-            from whiteboard.fraud.live import LiveConfig
-
-            _bootstrap(console, settings, LiveConfig.sized(customers))
-            arguments = ("--url", url, "--speed", str(speed), "--metrics-port", str(free_port()))
+            _bootstrap(console, settings, system, customers, None, 7)
+            arguments = (*of, "--url", url, "--speed", str(speed), "--metrics-port", str(free_port()))
             stack.start("traffic", "services.traffic.worker", *arguments)
         console.print(
-            f"fraud service {url}/docs, Kafka {settings.kafka_bootstrap}, home {settings.home}", soft_wrap=True
+            f"{system} service {url}/docs, Kafka {settings.kafka_bootstrap}, home {settings.home}", soft_wrap=True
         )
         console.print("Ctrl-C stops everything. The embedded broker forgets its events, the lake keeps them.")
         with contextlib.suppress(KeyboardInterrupt):
@@ -148,26 +148,42 @@ def up(
                 time.sleep(1)  # nothing to wait for: just the next look
 
 
-def _bootstrap(console: Console, settings: "Settings", config: "LiveConfig") -> None:
+def _bootstrap(
+    console: Console, settings: "Settings", system: str, customers: int, history_days: int | None, seed: int
+) -> None:
     from rich.progress import Progress
-
-    from pipelines.fraud.bootstrap import bootstrap as run
 
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("history", visible=False)
-        version = run(
-            settings,
-            config,
-            say=lambda step: console.print(step, highlight=False),
-            progress=lambda done, total: bar.update(task, completed=done, total=total, visible=done < total),
-        )
+
+        def say(step: str) -> None:
+            console.print(step, highlight=False)
+
+        def progress(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total, visible=done < total)
+
+        if system == "fraud":
+            from pipelines.fraud.bootstrap import bootstrap as found_fraud
+            from whiteboard.fraud.live import LiveConfig as FraudConfig
+
+            fraud = FraudConfig.sized(customers, history_days or 50, seed)
+            version = found_fraud(settings, fraud, say=say, progress=progress)
+        else:
+            from pipelines.recommendation.bootstrap import bootstrap as found_recommendation
+            from whiteboard.recommendation.live import LiveConfig
+
+            feed = LiveConfig.sized(2 * customers, history_days or 21, seed)
+            version = found_recommendation(settings, feed, say=say, progress=progress)
     console.print(f"version {version} is @champion")
 
 
 @app.command(epilog="Example: whiteboard bootstrap   (stream workers must be running, as after `whiteboard up`)")
 def bootstrap(
-    customers: Annotated[int, typer.Option(min=50, help="size of the simulated world")] = 400,
-    history_days: Annotated[int, typer.Option(min=14, help="days before the traffic begins")] = 50,
+    system: System = "fraud",
+    customers: Annotated[int, typer.Option(min=50, help="size of the simulated world; users are twice as many")] = 400,
+    history_days: Annotated[
+        int | None, typer.Option(min=14, help="days before the traffic begins [default: fraud 50, recommendation 21]")
+    ] = None,
     seed: Annotated[int, typer.Option(help="another seed is another world")] = 7,
 ) -> None:
     """Prepares a stack that is to be kept: topics, feature repo, a history through Kafka, and the first champion.
@@ -175,10 +191,15 @@ def bootstrap(
     Where there is a champion already nothing is done; what was interrupted goes on.
     """
     from whiteboard.embedded import connected
-    from whiteboard.fraud.live import LiveConfig
     from whiteboard.settings import Settings
 
-    _bootstrap(Console(), connected(Settings()), LiveConfig.sized(customers, history_days, seed))
+    _bootstrap(Console(), connected(Settings()), _known(system), customers, history_days, seed)
+
+
+def _known(system: str) -> str:
+    if system not in SYSTEMS:
+        raise typer.BadParameter(f"--system: {system!r} is not a system; there is: {', '.join(SYSTEMS)}")
+    return system
 
 
 @app.command(epilog="Example: whiteboard smoke --url http://127.0.0.1:8001")

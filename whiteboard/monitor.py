@@ -28,7 +28,7 @@ from whiteboard.drift import SHARE_LIMIT, Baseline, DriftVerdict
 from whiteboard.eventlog import EventProducer
 from whiteboard.events import Alert
 from whiteboard.lake import Lake, connect
-from whiteboard.monitor_metrics import LIMIT, REGISTERED, export
+from whiteboard.monitor_metrics import REGISTERED, begin, export
 from whiteboard.registry import CHALLENGER, CHAMPION, Registry
 from whiteboard.settings import Settings
 from whiteboard.skew import Coverage, Skew, comparable, compare, feature_columns
@@ -107,11 +107,9 @@ class Monitor:
         self._path = self._folder / "windows.jsonl"
         self.windows = _complete_lines(self._path)
         self._baselines: dict[str, Baseline] = {}
+        begin(self.system, drift=drift_share, quality=quality_limit, parity=mismatched)
         for window in self.windows:
-            export(window)
-        LIMIT.labels("drift").set(drift_share)
-        LIMIT.labels("quality").set(quality_limit)
-        LIMIT.labels("parity").set(mismatched)
+            export(self.system, window)
 
     def follow(self) -> None:
         """Exports which versions the registry calls champion and challenger now."""
@@ -184,7 +182,7 @@ class Monitor:
         with self._path.open("a") as file:
             file.write(json.dumps(window) + "\n")
         self.windows.append(window)
-        export(window)
+        export(self.system, window)
         log.info(
             "day closed", extra={"day": window["day"], "drift_share": drift.share, "alerts": len(window["alerts"])}
         )

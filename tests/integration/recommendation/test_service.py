@@ -209,7 +209,7 @@ def test_a_new_user_is_served_and_the_item_of_the_page_is_a_hint(api: Api, lived
     category = dict(zip(world.items["item_id"], world.items["categories"], strict=True))
     pages = world.interactions["item_id"].value_counts().index[:20]
 
-    def shown(name: str, **page: str) -> list[str]:
+    def shown(name: str, **page: Any) -> list[str]:
         return [item["item_id"] for item in api.ask("never-seen", request_id=name, **page)["items"]]
 
     hinted = {page: shown(f"r-{n}", item_id=page) for n, page in enumerate(pages)}
