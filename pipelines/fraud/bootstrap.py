@@ -20,9 +20,6 @@ KEYS: Mapping[str, tuple[type[Struct], str]] = {
     TRANSACTIONS: (Transaction, "transaction_id"),
     LABELS: (Label, "transaction_id"),
 }
-    TRANSACTIONS: (Transaction, "transaction_id"),
-    LABELS: (Label, "transaction_id"),
-}
 
 
 def bootstrap(

@@ -50,7 +50,9 @@ POSITION = Gauge(
 DEAD = Counter("whiteboard_stream_dead_letters", "records that could not be decoded", ["topic"])
 ROWS_PUSHED = Counter("whiteboard_stream_rows_pushed", "entity rows pushed to the online store", ["view"])
 PUSH_SECONDS = Histogram("whiteboard_stream_push_seconds", "time of one push to the online store", ["view"])
-BATCH_SECONDS = Histogram("whiteboard_stream_batch_seconds", "time from a poll's return until its rows are pushed")
+BATCH_SECONDS = Histogram(
+    "whiteboard_stream_batch_seconds", "time from a poll's return until its rows are pushed", ["system"]
+)
 FRESHNESS_SECONDS = Histogram(
     "whiteboard_stream_freshness_seconds",
     "time from a live event's way into the log until its row is in the online store",
@@ -110,7 +112,7 @@ class StreamWorker:
             BEAT.set_to_current_time()
             batch = self._consumer.poll(timeout_s=IDLE_POLL_S, max_records=MAX_RECORDS)
             if batch.positions:
-                with BATCH_SECONDS.time():
+                with BATCH_SECONDS.labels(self._routes.system).time():
                     self._process(batch)
                 events += len(batch.records)
             if self._sink.due():

@@ -8,7 +8,7 @@ import pytest
 from msgspec import Struct
 
 from pipelines.fraud.bootstrap import bootstrap
-from services.traffic.worker import Traffic
+from services.traffic.fraud import FraudTraffic
 from whiteboard.embedded import EmbeddedStack
 from whiteboard.eventlog import EventProducer, create_topics
 from whiteboard.featurestore import FeatureStore
@@ -78,7 +78,7 @@ def test_traffic_goes_on_where_the_lake_ends(kept: Kept) -> None:
 
     def days(client: DecisionClient, count: int) -> tuple[set[str], pd.Timestamp]:
         """What a traffic generator that begins anew sends in `count` days, and what its clock shows then."""
-        traffic, decided = Traffic(kept.settings, client, speed=DAY_S), set[str]()
+        traffic, decided = FraudTraffic(kept.settings, client, speed=DAY_S), set[str]()
         with EventProducer(kept.settings, "test", SCHEMAS) as producer:
             for _ in range(count):
                 traffic.advance(1.0)

@@ -1,13 +1,13 @@
 """What the processes really export is what dashboards and rules ask for; and a trace is followed through all of them.
 
-A small world lives through two simulated days: traffic, service, worker and monitor as processes, on a broker.
+Small worlds live through some simulated days: each system's traffic, service, worker and monitor, on one broker.
 """
 
 import http.client
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from pipelines.recommendation.bootstrap import bootstrap
 from tests.conftest import WaitUntil
 from tests.promql import queries, rules, uses
 from whiteboard.deadletters import list_dead_letters
@@ -31,18 +32,25 @@ from whiteboard.fraud.features import FEATURES
 from whiteboard.fraud.live import LiveConfig, LiveWorld
 from whiteboard.fraud.model import FraudModel
 from whiteboard.processes import free_port, url_answers
+from whiteboard.recommendation.live import LiveConfig as RecommendationConfig
 from whiteboard.registry import CHAMPION, Registry, RunRecord
 from whiteboard.settings import Settings
 
 Exported = dict[str, list[dict[str, str]]]  # the labels of each series, by metric
 Labels = dict[str, set[str]]  # by metric
 
-MODULES = {
-    "fraud": "services.fraud.app",
-    "stream": "services.stream.worker",
-    "monitor": "services.monitor.worker",
-    "traffic": "services.traffic.worker",
+FEED = ("--system", "recommendation")
+PROCESSES = {  # by name in Compose: Prometheus' job, module, arguments
+    "fraud": ("fraud", "services.fraud.app", ()),
+    "stream": ("stream", "services.stream.worker", ()),
+    "monitor": ("monitor", "services.monitor.worker", ()),
+    "traffic": ("traffic", "services.traffic.worker", ()),
+    "recommendation": ("recommendation", "services.recommendation.app", ()),
+    "recommendation-stream": ("stream", "services.stream.worker", FEED),
+    "recommendation-monitor": ("monitor", "services.monitor.worker", FEED),
+    "recommendation-traffic": ("traffic", "services.traffic.worker", FEED),
 }
+DAY_IN_6_S, DAY_IN_20_S = "14400", "4320"  # one judged day is enough; the other needs four to compare with
 BY_PROMETHEUS: Labels = {
     "up": {"job", "instance"},
     "ALERTS": {"job", "instance", "alertname", "alertstate", "severity"},
@@ -87,8 +95,12 @@ class Running:
         return f"http://127.0.0.1:{self.ports[name]}/metrics"
 
     def start(self, name: str, *arguments: str) -> None:
-        port = "--port" if name == "fraud" else "--metrics-port"
-        self.stack.start(name, MODULES[name], port, str(self.ports[name]), *arguments)
+        _, module, usual = PROCESSES[name]
+        port = "--port" if module.endswith(".app") else "--metrics-port"
+        self.stack.start(name, module, port, str(self.ports[name]), *usual, *arguments)
+
+    def start_traffic(self, name: str, service: str, speed: str) -> None:
+        self.start(name, "--url", f"http://127.0.0.1:{self.ports[service]}", "--speed", speed)
 
     def samples(self, name: str) -> dict[str, list[tuple[dict[str, str], float]]]:
         """What the process exports: labels and value of each series, by metric."""
@@ -126,31 +138,38 @@ def running(tmp_path_factory: pytest.TempPathFactory, wait_until: WaitUntil) -> 
         create_topics(settings)
         FeatureStore.apply(settings)
         LiveWorld.founded(settings, LiveConfig.sized(customers=60, history_days=3))
-        running = Running(stack, {name: free_port() for name in MODULES})
-        for name in ("stream", "fraud", "monitor"):
-            running.start(name)
-        # a simulated day in six seconds; what is sent before the service listens is counted as failed
-        running.start("traffic", "--url", f"http://127.0.0.1:{running.ports['fraud']}", "--speed", "14400")
+        running = Running(stack, {name: free_port() for name in PROCESSES})
+        for name in PROCESSES:
+            if not name.endswith("traffic"):
+                running.start(name)
+        running.start_traffic("traffic", "fraud", DAY_IN_20_S)  # what comes before the service is ready fails
         registry = Registry(settings)
         version = registry.register(
             "fraud", champion(home / "model"), RunRecord("run", {}, {}), loader_module="json", requirements=[]
         )
         registry.set_alias("fraud", CHAMPION, version.version)
-        for name in MODULES:
+        sized = RecommendationConfig.sized(users=400)  # a hundred requests a day are needed to see drift
+        bootstrap(settings, replace(sized, world=replace(sized.world, items=120)))
+        running.start_traffic("recommendation-traffic", "recommendation", DAY_IN_6_S)
+        for name in PROCESSES:
             stack.process(name).wait_ready(url_answers(running.url(name)))
-        wait_until(lambda: running.total("fraud", "whiteboard_model_version", alias="champion") == 1, 30)
+        for name in ("fraud", "recommendation"):
+            wait_until(lambda: running.total(name, "whiteboard_model_version", alias="champion") == 1, 30)  # noqa: B023
         yield running
 
 
 @pytest.fixture(scope="module")
 def exported(running: Running, wait_until: WaitUntil) -> Exported:
-    """The series of all processes, once a day was judged and the lag was measured."""
-    wait_until(lambda: running.samples("monitor").get("whiteboard_monitor_column_drift_ratio"), 120)
-    wait_until(lambda: running.samples("stream").get("whiteboard_stream_lag"), 30)
+    """The series of all processes, once days were judged, lags were measured and users have clicked."""
+    for system in ("", "recommendation-"):
+        for process, metric in (("monitor", "monitor_column_drift_ratio"), ("stream", "stream_lag")):
+            wait_until(lambda: running.samples(system + process).get(f"whiteboard_{metric}"), 120)  # noqa: B023
+    taken = "whiteboard_recommendation_interactions_total"
+    wait_until(lambda: running.total("recommendation", taken, event_type="click") > 0, 60)
     found: Exported = {}
-    for name in MODULES:
+    for name, (job, _, _) in PROCESSES.items():
         for metric, series in running.samples(name).items():
-            scraped = {"job": name, "instance": f"{name}:{running.ports[name]}"}
+            scraped = {"job": job, "instance": f"{name}:{running.ports[name]}"}
             found.setdefault(metric, []).extend(labels | scraped for labels, _ in series)
     return found
 
@@ -190,7 +209,7 @@ def test_every_label_value_that_is_asked_for_occurs(exported: Exported) -> None:
 def test_every_process_says_that_it_is_ready_and_that_its_main_loop_comes_round(
     running: Running, wait_until: WaitUntil
 ) -> None:
-    for name in MODULES:
+    for name in PROCESSES:
         assert running.total(name, "whiteboard_ready") == 1, name
         before = running.total(name, "whiteboard_beat_timestamp_seconds")
         wait_until(lambda: running.total(name, "whiteboard_beat_timestamp_seconds") > before > 0, 60, name)  # noqa: B023

@@ -60,7 +60,9 @@ class FeedClient:
         self._connections = [http.client.HTTPConnection(host, port, timeout=timeout_s) for _ in range(connections)]
         self._pool = ThreadPoolExecutor(connections, thread_name_prefix="users")
 
-    def browse(self, requests: Iterable[Request], react: React, on_answer: Callable[[], None]) -> Answers:
+    def browse(
+        self, requests: Iterable[Request], react: React, on_answer: Callable[[], None] = lambda: None
+    ) -> Answers:
         """Sends all `requests` and the reactions to their answers; returns when the last one is in."""
         lanes: list[list[Request]] = [[] for _ in self._connections]
         for request in requests:
