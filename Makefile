@@ -17,9 +17,9 @@ export UV_HTTP_TIMEOUT ?= 300
 export DO_NOT_TRACK := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
-# Which part of docker-compose.yml: all, or core.
+# Which parts of docker-compose.yml: all, core, recommendation; or several.
 PROFILE ?= all
-COMPOSE := docker compose --profile $(PROFILE)
+COMPOSE := docker compose $(addprefix --profile ,$(PROFILE))
 
 .PHONY: help install demo test check up down logs smoke airflow clean distclean
 
@@ -41,14 +41,14 @@ check: $(STAMP)  ## style, types, who imports whom, examples in docstrings
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/pytest -q --doctest-modules --doctest-glob='*.md' whiteboard pipelines docs README.md
 
-up:  ## the stack in Docker Compose; make up PROFILE=core is its core
+up:  ## the stack in Docker Compose; PROFILE=core is its core, PROFILE="all recommendation" has both systems
 	$(COMPOSE) up --detach --build --wait
 	@echo "service http://127.0.0.1:$${NGINX_PORT:-8080}/docs   MLflow http://127.0.0.1:$${MLFLOW_PORT:-5000}"
-	@test $(PROFILE) != all || echo "Grafana http://127.0.0.1:$${GRAFANA_PORT:-3000}   Prometheus" \
+	@test -z "$(filter all,$(PROFILE))" || echo "Grafana http://127.0.0.1:$${GRAFANA_PORT:-3000}   Prometheus" \
 	  "http://127.0.0.1:$${PROMETHEUS_PORT:-9090}   Airflow http://127.0.0.1:$${AIRFLOW_PORT:-8081}"
 
-down:  ## stops the stack and keeps its data; docker compose --profile all down --volumes drops it
-	docker compose --profile all down
+down:  ## stops the stack and keeps its data; docker compose --profile '*' down --volumes drops it
+	docker compose --profile '*' down
 
 logs:  ## what the stack says, one JSON object a line; make logs ARGS="stream fraud"
 	$(COMPOSE) logs --follow --tail 50 $(ARGS)

@@ -7,48 +7,12 @@ what happens on failure. A run's logical date is the day that it is about, and i
     airflow backfill create --dag-id fraud_retrain --from-date 2026-03-01 --to-date 2026-03-05 --max-active-runs 1
 """
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
-from airflow.providers.standard.operators.bash import BashOperator
-from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
-from airflow.sdk import DAG, CronDataIntervalTimetable, Param
+from airflow.sdk import DAG
+from commands import DAILY, DAY, END, QUARTER_HOURLY, START, ask_for_retrain, command
 
-WHITEBOARD = '"${WHITEBOARD_COMMAND:-/opt/whiteboard/.venv/bin/whiteboard}"'
-DAY = "{{ params.as_of or ds }}"
-START = "{{ data_interval_start.strftime('%Y-%m-%dT%H:%M:%S') }}"
-END = "{{ data_interval_end.strftime('%Y-%m-%dT%H:%M:%S') }}"
-
-# A day as data interval: with the trigger timetables `ds` is the day on which a run starts, and backfills find no runs.
-DAILY = CronDataIntervalTimetable("0 0 * * *", timezone="UTC")
-COMMON = {
-    "schedule": DAILY,
-    "start_date": datetime(2018, 1, 1, tzinfo=UTC),
-    "catchup": False,  # a stack that was down for a week does not train seven models on its return
-    "default_args": {
-        "retries": 3,
-        "retry_delay": timedelta(minutes=1),
-        "retry_exponential_backoff": 2,
-        "max_retry_delay": timedelta(minutes=30),
-    },
-    "params": {
-        "as_of": Param(
-            None, type=["null", "string"], description="a day, or a moment, instead of the run's logical date"
-        )
-    },
-}
-
-
-def command(task_id: str, arguments: str, timeout: timedelta, **options) -> BashOperator:
-    """A task that runs `whiteboard fraud <arguments>`. Exit code 99 is a "no" and no error: the task is skipped."""
-    return BashOperator(
-        task_id=task_id,
-        bash_command=f"exec {WHITEBOARD} fraud {arguments}",
-        skip_on_exit_code=99,
-        do_xcom_push=False,
-        execution_timeout=timeout,
-        **options,
-    )
-
+SYSTEM = "fraud"
 
 with DAG(
     "fraud_retrain",
@@ -69,12 +33,12 @@ with DAG(
 * **`dataset` or `fit` is pink**: too little was labelled by then. There is nothing to evaluate.
 * **An older day** is trained and judged like any other, but never displaces a champion that knows more (gate `recent`).
 """,
-    **COMMON,
+    **DAILY,
 ) as retrain:
-    dataset = command("dataset", f"dataset --as-of {DAY}", timedelta(hours=1))
-    fit = command("fit", f"fit --as-of {DAY}", timedelta(hours=2))
-    evaluate = command("evaluate", f"evaluate --as-of {DAY}", timedelta(minutes=30))
-    promote = command("promote", f"promote --as-of {DAY}", timedelta(minutes=30))
+    dataset = command(SYSTEM, "dataset", f"dataset --as-of {DAY}", timedelta(hours=1))
+    fit = command(SYSTEM, "fit", f"fit --as-of {DAY}", timedelta(hours=2))
+    evaluate = command(SYSTEM, "evaluate", f"evaluate --as-of {DAY}", timedelta(minutes=30))
+    promote = command(SYSTEM, "promote", f"promote --as-of {DAY}", timedelta(minutes=30))
     dataset >> fit >> evaluate >> promote
 
 
@@ -89,9 +53,9 @@ with DAG(
 Writes `WHITEBOARD_HOME/lake/fraud.scores/date=<day>/version-<n>.parquet`, with the version that was champion when the
 day began, so a backfill done twice gives the same files. Pink: there were no payments on that day.
 """,
-    **COMMON,
+    **DAILY,
 ) as batch_score:
-    command("score", f"score --day {DAY}", timedelta(hours=1))
+    command(SYSTEM, "score", f"score --day {DAY}", timedelta(hours=1))
 
 
 with DAG(
@@ -105,16 +69,7 @@ with DAG(
 `drift` looks for alerts that the monitor raised in this quarter of an hour, whatever day they are about. Green: there
 is one, and `retrain` starts `fraud_retrain` with what is known now. Pink: all was well.
 """,
-    **COMMON | {"schedule": CronDataIntervalTimetable("*/15 * * * *", timezone="UTC"), "params": {}},
+    **QUARTER_HOURLY,
 ) as drift_check:
-    drift = command("drift", f"drift --since {START} --until {END}", timedelta(minutes=5))
-    ask = TriggerDagRunOperator(
-        task_id="retrain",
-        trigger_dag_id="fraud_retrain",
-        trigger_run_id=f"drift__{END}",
-        logical_date=None,  # that of the day belongs to its scheduled run
-        conf={"as_of": END},
-        skip_when_already_exists=True,
-        execution_timeout=timedelta(minutes=5),
-    )
-    drift >> ask
+    drift = command(SYSTEM, "drift", f"drift --since {START} --until {END}", timedelta(minutes=5))
+    drift >> ask_for_retrain(SYSTEM)
