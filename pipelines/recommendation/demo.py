@@ -166,12 +166,13 @@ class Demo(Story):
         self.wait_in_lake(expected)
         began = time.perf_counter()
         try:
-            version = train(self.settings, build(self.settings), TrainConfig(seed=self.config.seed)).version
+            registered = train(self.settings, build(self.settings), TrainConfig(seed=self.config.seed))
         except NotEnoughDataError as error:  # ask again when more clicks are in
             self.console.print(f"[yellow]{day}: not retrained, {error}")
             return None
         seconds = round(time.perf_counter() - began, 1)
-        model = {"version": version, "day": day.isoformat(), "why": why, "seconds": seconds}
+        version, recall = registered.version, {name: round(r, 3) for name, r in registered.trained.recall.items()}
+        model = {"version": version, "day": day.isoformat(), "why": why, "seconds": seconds, "candidate_recall": recall}
         self.chronicle.models.append(model | {"promoted": False, "reason": "not judged yet when the run ended"})
         return version
 

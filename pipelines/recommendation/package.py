@@ -46,6 +46,7 @@ def pack(trained: "Trained", dataset: Dataset, folder: Path) -> Path:
         "policy": asdict(config.policy),
         "examined": trained.model.bias.examined,
         "slices": trained.slices.as_dict(),
+        "candidate_recall": trained.recall,
         "data": {"as_of": dataset.as_of.isoformat(), "fingerprint": dataset.fingerprint, **dataset.counts},
     }
     versions.write_notes(folder, texts)

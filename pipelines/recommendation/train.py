@@ -26,6 +26,7 @@ from pipelines.recommendation.dataset import Dataset
 from pipelines.recommendation.evaluate import Evaluation, evaluate
 from pipelines.recommendation.package import pack, register
 from pipelines.recommendation.ranker import fit_trees
+from pipelines.recommendation.recall import candidate_recall
 from whiteboard.errors import NotEnoughDataError
 from whiteboard.recommendation.candidates import Retrieval, RetrievalConfig
 from whiteboard.recommendation.decision import Policy
@@ -77,6 +78,7 @@ class Trained:
     slices: Slices
     params: dict[str, Any]
     config: TrainConfig
+    recall: dict[str, float]  # of the candidate sources, see recall.py
 
     @cached_property
     def evaluation(self) -> Evaluation:
@@ -136,9 +138,10 @@ def fit(dataset: Dataset, config: TrainConfig, say: Callable[[str], None] = lamb
         begun = slices.test.frame["event_timestamp"].min()
         before = dataset.interactions[dataset.interactions["event_timestamp"] < begun]
         retrieval = Retrieval.fit(before, dataset.items, config.retrieval)
+        recall = candidate_recall(retrieval, dataset, begun, seed=seed)
     model = RecommendationModel(booster.model_to_string(), dataset.features, retrieval, config.policy, bias)
     params = {"trees": trees, "stopped_at": stopped.best_iteration, "interactions": len(before)}
-    return Trained(model, slices, params, config)
+    return Trained(model, slices, params, config, recall)
 
 
 def split(dataset: Dataset, config: TrainConfig) -> Slices:

@@ -214,13 +214,11 @@ class Retrieval:
         are arrays by code; without a trend the popularity in the training data stands in, without ages nothing is
         fresh. What a source leaves of its quota goes to the collaborative source, then to trending.
         """
-        liked = self.known(recent, RECENT)
-        scores = self._scores(liked, trending, age_days)
-        open_ = np.ones(len(self.item_ids), dtype=bool)
-        open_[self.known(consumed)] = False
-        if age_days is not None:
-            open_ &= age_days >= 0
-        lists = self._lists(scores, liked, open_, k)
+        liked, scores, open_ = self._asked(recent, consumed, trending, age_days)
+        total = sum(self.config.quotas)
+        quotas = [max(1, round(k * quota / total)) for quota in self.config.quotas]
+        more = _best(scores[0], open_, k) if len(liked) else np.empty(0, dtype=np.int64)
+        lists = [*self._lists(scores, liked, open_, quotas), more, _best(scores[3], open_, k)]
         codes, first = np.unique(np.concatenate(lists), return_index=True)
         order = np.argsort(first)[:k]
         codes, first = codes[order], first[order]
@@ -233,6 +231,30 @@ class Retrieval:
             ranks=_ranks(lists[: len(SOURCES)], codes, len(self.item_ids)),
         )
 
+    def alone(
+        self,
+        recent: Sequence[str],
+        *,
+        consumed: Collection[str] = (),
+        trending: Floats | None = None,
+        age_days: Floats | None = None,
+        k: int = 300,
+    ) -> list[Ints]:
+        """The codes that each of SOURCES would propose, best first, if all `k` places were its own."""
+        liked, scores, open_ = self._asked(recent, consumed, trending, age_days)
+        return self._lists(scores, liked, open_, [k] * len(SOURCES))
+
+    def _asked(
+        self, recent: Sequence[str], consumed: Collection[str], trending: Floats | None, age_days: Floats | None
+    ) -> tuple[Ints, Floats, NDArray[np.bool_]]:
+        """What a request comes down to: codes of what was liked, every source's scores, and what may be proposed."""
+        liked = self.known(recent, RECENT)
+        open_ = np.ones(len(self.item_ids), dtype=bool)
+        open_[self.known(consumed)] = False
+        if age_days is not None:
+            open_ &= age_days >= 0
+        return liked, self._scores(liked, trending, age_days), open_
+
     def _scores(self, liked: Ints, trending: Floats | None, age_days: Floats | None) -> Floats:
         scores = np.zeros((len(SOURCES), len(self.item_ids)), dtype=np.float32)
         scores[:3] = self.user_scores(liked)
@@ -241,16 +263,13 @@ class Retrieval:
             scores[4] = fresh_scores(age_days) * (1 + scores[2])
         return scores
 
-    def _lists(self, scores: Floats, liked: Ints, open_: NDArray[np.bool_], k: int) -> list[Ints]:
-        """The codes that each source proposes, best first, and two lists that fill up."""
-        total = sum(self.config.quotas)
-        quotas = [max(1, round(k * quota / total)) for quota in self.config.quotas]
+    def _lists(self, scores: Floats, liked: Ints, open_: NDArray[np.bool_], quotas: Sequence[int]) -> list[Ints]:
+        """The codes that each source proposes, best first, at most its quota."""
         lists = [_best(row, (row > 0) & open_, quota) for row, quota in zip(scores, quotas, strict=True)]
         lists[0] = _best(scores[0], open_, quotas[0]) if len(liked) else lists[0][:0]
         near = self.content.nearest(liked, quotas[2] + len(liked))[0]
         lists[2] = near[open_[near]][: quotas[2]]
-        more = _best(scores[0], open_, k) if len(liked) else lists[0]
-        return [*lists, more, _best(scores[3], open_, k)]
+        return lists
 
     def _padded(self, values: Floats, fill: float) -> Floats:
         missing = len(self.item_ids) - len(values)

@@ -136,7 +136,10 @@ def train(as_of: MaybeAsOf = None, seed: int = 0) -> None:
 
     settings, config = Settings(), TrainConfig(seed=seed)
     if as_of is None:
-        version = run(settings, build(settings), config).version
+        registered = run(settings, build(settings), config)
+        version = registered.version
+        shares = ", ".join(f"{name} {share:.2f}" for name, share in registered.trained.recall.items())
+        Console().print(f"likes that are among 300 candidates: {shares}", highlight=False, soft_wrap=True)
     else:
         STEPS.dataset(settings, as_of)
         STEPS.fit(settings, as_of, config)
