@@ -58,6 +58,7 @@ class Snapshot:
         self._lock = threading.Lock()  # of the entries: one is put as a whole
         self._values = np.zeros((n, len(ITEM_FOLD.features)))
         self._watermarks: list[Watermark] = [{} for _ in range(n)]
+        self._states: list[bytes | None] = [None] * n
         self._until = np.zeros(n)  # time.monotonic() when an entry is to be read again
         self._tile = np.full(n, -1, dtype=np.int64)
         self._rng = np.random.default_rng(0)
@@ -75,10 +76,14 @@ class Snapshot:
     def take(self, codes: Ints, t_us: int) -> tuple["Items", Ints]:
         """The items' values for a request at `t_us`, and which of them (places, not codes) must be read anew.
 
-        A copy: what other threads put meanwhile may be for another hour. Counts hits and misses.
+        A copy: what other threads put meanwhile may be for another hour. Rows that were evaluated for another hour are
+        evaluated again. Counts hits and misses. Raises LateEventError as `put` does.
         """
+        tile = item_tile(t_us)
         with self._lock:
-            fresh = (self._until[codes] > time.monotonic()) & (self._tile[codes] == item_tile(t_us))
+            fresh = self._until[codes] > time.monotonic()
+            for code in codes[fresh & (self._tile[codes] != tile)].tolist():
+                self._values[code], self._tile[code] = item_values(self._states[code], t_us), tile
             items = Items(self._values[codes], [self._watermarks[code] for code in codes.tolist()])
         missing = np.flatnonzero(~fresh)
         CACHE.labels("hit").inc(len(codes) - len(missing))
@@ -97,8 +102,8 @@ class Snapshot:
         with self._lock:
             self._values[codes], self._tile[codes] = made.values, item_tile(t_us)
             self._until[codes] = time.monotonic() + ttl_s * self._rng.uniform(0.75, 1.25, len(codes))
-            for code, mark in zip(codes.tolist(), made.watermarks, strict=True):
-                self._watermarks[code] = mark
+            for code, state, mark in zip(codes.tolist(), states, made.watermarks, strict=True):
+                self._states[code], self._watermarks[code] = state, mark
         return made
 
     def fill(self, read: ReadItems, t_us: int, ttl_s: float, pause_s: float = 0.0) -> None:

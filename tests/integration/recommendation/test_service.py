@@ -35,7 +35,7 @@ from whiteboard.recommendation.events import (
     Impression,
     Interaction,
 )
-from whiteboard.recommendation.features import CONTEXT, FEATURES, point_in_time_sql
+from whiteboard.recommendation.features import CONTEXT, FEATURES, item_values, point_in_time_sql
 from whiteboard.recommendation.model import RecommendationModel
 from whiteboard.recommendation.population import WorldConfig
 from whiteboard.recommendation.routes import BATCH_VIEW, ROUTES
@@ -346,7 +346,7 @@ def test_an_experiment_decides_who_sees_which_policy_and_its_exposures_are_logge
         (settings.home / "experiments" / "launch.json").unlink()
 
 
-def test_item_rows_are_kept_for_some_seconds_and_read_again_for_another_hour(
+def test_item_rows_are_kept_for_some_seconds_and_evaluated_again_for_another_hour(
     api: Api, lived: tuple[Settings, World]
 ) -> None:
     from whiteboard.recommendation.snapshot import CACHE
@@ -360,9 +360,15 @@ def test_item_rows_are_kept_for_some_seconds_and_read_again_for_another_hour(
     api.ask(user)
     hits, misses = (now - then for now, then in zip(outcomes(), before, strict=True))
     assert misses == 0 and hits > 50
-    before = outcomes()
-    api.ask(user, at=NOW + timedelta(hours=1))
-    assert outcomes()[1] > before[1]
+
+    snapshot, codes, later = api.service.snapshot, np.arange(50), micros(NOW + timedelta(hours=20))
+    states = rows_reader(lived[0]).items([snapshot.item_ids[code] for code in codes])
+    snapshot.put(codes, states, micros(NOW), 60)
+    now, _ = snapshot.take(codes, micros(NOW))
+    items, missing = snapshot.take(codes, later)
+    assert not len(missing)
+    np.testing.assert_array_equal(items.values, [item_values(state, later) for state in states])
+    assert (items.values != now.values).any()
 
 
 def test_a_request_keeps_the_values_it_took_whatever_others_put_meanwhile(
@@ -376,4 +382,7 @@ def test_a_request_keeps_the_values_it_took_whatever_others_put_meanwhile(
     kept = items.values.copy()
     snapshot.put(codes, [None] * 5, micros(NOW + timedelta(days=2)), 60.0)
     assert np.array_equal(items.values, kept) and items.watermarks[0]
-    assert len(snapshot.take(codes, micros(NOW))[1]) == 5, "another hour's values are not for this one"
+    anew = snapshot.take(codes, micros(NOW))[0].values
+    np.testing.assert_array_equal(
+        anew, [item_values(None, micros(NOW))] * 5, "another hour's values are not for this one"
+    )
