@@ -28,7 +28,7 @@ help:  ## what there is to make
 
 install: $(STAMP)  ## the environment in .venv, as locked
 
-demo: $(STAMP)  ## a fraud system lives through its whole life; ends with .whiteboard/report/index.html
+demo: $(STAMP)  ## two systems live through their whole lives; ends with .whiteboard/report/index.html
 	$(BIN)/whiteboard demo $(ARGS)
 
 test: $(STAMP) infra/airflow/.venv/.synced  ## every test
