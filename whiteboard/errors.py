@@ -64,3 +64,7 @@ class DependencyError(WhiteboardError):
 
 class ExperimentError(WhiteboardError):
     """An experiment is not declared, cannot run beside the others, or has no outcomes to judge."""
+
+
+class LoadError(WhiteboardError):
+    """A load test cannot be run as asked, or its generator failed."""

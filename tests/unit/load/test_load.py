@@ -1,0 +1,150 @@
+"""The load generator: it sends when requests are due, counts from then, bounds its connections, and hides nothing."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.unit.load.server import SLOW_S, Server
+from whiteboard.errors import LoadError
+from whiteboard.load import Call, Plan, Progress, Repeated, run, start
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as running:
+        yield running
+
+
+def get(*paths: str) -> Repeated:
+    return Repeated(tuple(Call("GET", path, kind="pages") for path in paths))
+
+
+def plan(server: Server, *paths: str, **options: Any) -> Plan:
+    given: dict[str, Any] = {"rate": 200.0, "duration_s": 1.0, "warm_up_s": 0.0, "arrivals": "constant"} | options
+    return Plan(server.url, get(*paths), **given)
+
+
+def test_a_stall_of_a_second_shows_in_the_percentiles_as_computed_and_a_closed_loop_hides_it(server: Server) -> None:
+    server.stall_at, server.stall_s = 200, 1.0
+    result = run(plan(server, "/ok", rate=200, duration_s=3, connections=16))
+    # 200 of 600 requests are due during the stall and wait for what is left of it: evenly 0 to 1 s. So a tenth of all,
+    # 60 of these 200, waits longer than 0.7 s, and a hundredth longer than 0.97 s.
+    summary = result.summary()
+    assert summary.requests == 600
+    assert summary.p90_ms == pytest.approx(700, abs=120)
+    assert summary.p99_ms == pytest.approx(970, abs=120)
+    assert summary.max_ms >= 980
+    assert not summary.errors
+
+    server.stall_at = server.requests.total() + 200
+    closed = run(plan(server, "/ok", rate=None, duration_s=2, connections=4)).summary()
+    assert closed.max_ms >= 980
+    assert closed.p99_ms < summary.p90_ms / 2  # 4 of thousands of requests met the stall
+
+
+def test_every_request_of_the_schedule_is_sent_once_whatever_the_number_of_processes(server: Server) -> None:
+    wanted = plan(server, "/ok", rate=300, arrivals="poisson", processes=2, seed=3)
+    schedule = wanted.schedule()
+    result = run(wanted)
+    assert result.records.due_s == pytest.approx(schedule, abs=1e-6)
+    assert sorted(map(int, result.records.keys)) == list(range(len(schedule)))
+    assert server.requests["/ok"] == len(schedule)
+    assert (result.records.sent_s >= result.records.due_s - 1e-6).all()
+
+
+def test_poisson_arrivals_have_exponential_gaps_and_constant_ones_equal_gaps() -> None:
+    poisson = Plan("http://127.0.0.1:1", get("/ok"), rate=100, duration_s=98, arrivals="poisson")
+    gaps = np.diff(poisson.schedule())
+    assert gaps.mean() == pytest.approx(0.01, rel=0.05)
+    assert gaps.std() == pytest.approx(gaps.mean(), rel=0.05)
+    assert np.diff(replace(poisson, arrivals="constant").schedule()) == pytest.approx(0.01)
+
+
+def test_connections_are_bounded_and_waiting_for_one_counts(server: Server) -> None:
+    result = run(plan(server, "/slow", rate=80, duration_s=1, connections=2))
+    assert server.most_connections == 2
+    # Two connections answer 40 requests a second, and 80 come: the last waits for about a second.
+    assert result.summary().requests == 80
+    assert result.summary().max_ms > 700
+    waited = result.records.sent_s - result.records.due_s
+    assert (result.records.latency_s - waited >= SLOW_S - 0.001).all()
+
+
+def test_a_service_that_hangs_leaves_timeouts_and_unsent_requests_and_none_is_forgotten(server: Server) -> None:
+    result = run(plan(server, "/hang", rate=100, duration_s=0.5, connections=2, timeout_s=0.3))
+    summary = result.summary()
+    assert set(summary.errors) == {"timeout", "unsent"}
+    assert summary.failed == summary.requests == 50
+    assert summary.p50_ms >= 300  # what waited in vain has waited at least that
+    assert summary.throughput == 0
+
+
+def test_failures_are_told_apart(server: Server) -> None:
+    result = run(plan(server, "/ok", "/busy", "/gone", "/noise", "/last", rate=100))
+    assert result.summary().errors == {"HTTP 503": 20, "closed": 20, "garbled": 20}
+    assert result.summary().error_share == pytest.approx(0.6)
+    assert not result.records.waited[result.records.status == 503].any()  # a refusal is no fast answer
+
+
+def test_where_nobody_listens_every_request_is_refused(server: Server) -> None:
+    gone = plan(server, "/ok", rate=100)
+    server.__exit__()
+    assert run(gone).summary().errors == {"refused": 100}
+
+
+def test_a_request_on_a_connection_that_ends_is_sent_again_if_the_plan_says_so(server: Server) -> None:
+    server.gone_once = True
+    assert not run(plan(server, "/gone", rate=50, duration_s=0.5, resend_closed=True)).summary().errors
+    assert server.requests["/gone"] == 26
+
+
+def test_the_warm_up_is_sent_and_in_no_figure(server: Server) -> None:
+    result = run(plan(server, "/ok", rate=100, duration_s=0.5, warm_up_s=0.5))
+    assert server.requests["/ok"] == len(result.records) == 100
+    assert result.summary().requests == 50
+    assert result.summary().throughput == pytest.approx(100)
+
+
+def test_degraded_answers_are_counted_and_bodies_kept_when_asked(server: Server) -> None:
+    result = run(plan(server, "/ok", "/degraded", "/degraded", "/ok", keep_bodies=True))
+    assert result.summary().degraded_share == 0.5
+    assert {(record.degraded, record.body) for record in result.records} == {
+        (False, b'{"degraded":false}'),
+        (True, b'{"degraded":true}'),
+    }
+
+
+def test_ctrl_c_stops_the_test_and_keeps_what_was_measured(server: Server) -> None:
+    pressed = False
+
+    def press(progress: Progress) -> None:
+        nonlocal pressed
+        if progress.done > 50 and not pressed:
+            pressed = True
+            raise KeyboardInterrupt
+
+    began = time.monotonic()
+    result = run(plan(server, "/ok", duration_s=600), press)
+    assert time.monotonic() - began < 60
+    assert result.interrupted
+    assert result.summary().requests == server.requests["/ok"] > 50
+    assert result.summary().throughput == pytest.approx(200, rel=0.25)
+
+
+def test_requests_go_on_while_the_caller_does_something_else_and_stop_when_told(server: Server) -> None:
+    load = start(plan(server, "/ok", duration_s=600))
+    while load.progress.done < 20:
+        assert load.running()
+    load.stop()
+    assert load.wait().interrupted
+
+
+def test_a_plan_that_is_none_is_refused_with_the_value() -> None:
+    with pytest.raises(LoadError, match="'localhost:8001': expected http://"):
+        Plan("localhost:8001", get("/ok"), rate=1, duration_s=1)
+    with pytest.raises(LoadError, match="rate: 0"):
+        Plan("http://localhost:8001", get("/ok"), rate=0, duration_s=1)
