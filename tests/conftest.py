@@ -23,6 +23,7 @@ settings.register_profile("explore", max_examples=1000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 POLL_S = 0.02
+PATIENCE_S = 90.0  # bounds a failure, and says nothing of speed: what takes a second here takes ten on a busy machine
 
 T = TypeVar("T")
 
@@ -30,14 +31,14 @@ T = TypeVar("T")
 class WaitUntil(Protocol):
     """What the fixture `wait_until` gives."""
 
-    def __call__(self, condition: Callable[[], T], timeout_s: float = 30.0, message: str = "") -> T: ...
+    def __call__(self, condition: Callable[[], T], timeout_s: float = PATIENCE_S, message: str = "") -> T: ...
 
 
 @pytest.fixture(scope="session")
 def wait_until() -> WaitUntil:
     """`wait_until(condition, timeout_s, message)` returns the condition's first true value, or fails with `message`."""
 
-    def wait(condition: Callable[[], T], timeout_s: float = 30.0, message: str = "") -> T:
+    def wait(condition: Callable[[], T], timeout_s: float = PATIENCE_S, message: str = "") -> T:
         deadline = time.monotonic() + timeout_s
         while not (value := condition()):
             if time.monotonic() > deadline:

@@ -224,7 +224,7 @@ def test_payment_and_decision_reach_the_log_with_all_that_is_needed_to_recompute
     api.store.rows = {"c-12": row(3)}
     api.models.challenger = Loaded("4", Model())
     api.decide(headers={"x-request-id": "trace-1"}, amount=200)
-    wait_until(lambda: len(api.log.events) == 2, 5)
+    wait_until(lambda: len(api.log.events) == 2)
     (topic, transaction, key, trace), (decisions, decision, _, other) = api.log.events
     assert (topic, key, trace) == ("fraud.transactions", "c-12", "trace-1")
     assert (decisions, other) == ("fraud.decisions", "trace-1")
@@ -245,7 +245,7 @@ def test_a_waived_decline_is_logged_with_its_propensity(tmp_path: Path, wait_unt
     api.service.settings = api.service.settings.model_copy(update={"exploration": 0.999})
     api.service.start()
     assert api.decided(amount=900)["decision"] == "review"
-    wait_until(lambda: len(api.log.events) == 2, 5)
+    wait_until(lambda: len(api.log.events) == 2)
     assert api.log.events[1][1].propensity == 0.999
     api.service.close()
 
@@ -310,7 +310,7 @@ def test_a_retry_gets_the_same_bytes_and_counts_once(api: Api, wait_until: WaitU
     assert first.content == second.content
     assert second.headers["idempotent-replayed"] == "true" and "idempotent-replayed" not in first.headers
     api.decide(transaction_id="t-2")
-    wait_until(lambda: len(api.log.events) == 4, 5)
+    wait_until(lambda: len(api.log.events) == 4)
     assert [event.transaction_id for _, event, _, _ in api.log.events] == ["t-000017"] * 2 + ["t-2"] * 2
 
 
@@ -320,7 +320,7 @@ def test_the_same_payment_many_times_at_once_is_decided_once(api: Api, wait_unti
     assert [answer.status_code for answer in answers] == [200] * 20 + [409]
     assert len({answer.content for answer in answers[:20]}) == 1
     api.decide(transaction_id="t-2")
-    wait_until(lambda: len(api.log.events) == 4, 5)
+    wait_until(lambda: len(api.log.events) == 4)
 
 
 def test_the_same_instant_in_another_zone_is_the_same_payment(api: Api) -> None:
@@ -353,7 +353,7 @@ def test_without_the_store_rows_read_before_are_used_then_none_and_the_answer_sa
     api.store.error = OSError("disk gone")
     assert api.decided(transaction_id="t-2")["degraded"]
     assert api.decided(transaction_id="t-3", customer_id="c-13", terminal_id="m-13")["degraded"]
-    wait_until(lambda: len(api.log.events) == 6, 5)
+    wait_until(lambda: len(api.log.events) == 6)
     counts = [event.features["customer_count_30d"] for _, event, _, _ in api.log.events[1::2]]
     assert counts == [3.0, 3.0, 0.0]
     api.store.error = None
@@ -361,10 +361,10 @@ def test_without_the_store_rows_read_before_are_used_then_none_and_the_answer_sa
 
 
 def test_a_hanging_store_costs_its_deadline_and_then_nothing(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    api.store.delay_s = 0.4
+    api.store.delay_s = 2.0
     started = time.monotonic()
     assert api.decided(transaction_id="t-1")["degraded"]
-    assert time.monotonic() - started < 0.35 > service_module.READ_DEADLINE_S
+    assert time.monotonic() - started < 1.8 > service_module.READ_DEADLINE_S
     for number in range(2, 12):
         assert api.decided(transaction_id=f"t-{number}")["degraded"]
     assert api.service._store.open
@@ -398,7 +398,7 @@ def test_a_failing_challenger_never_reaches_the_answer(api: Api, wait_until: Wai
     api.models.challenger = Loaded("4", Model(error=ValueError("broken")))
     shadowed = api.decided(transaction_id="t-2")
     assert {**plain, "transaction_id": 0, "latency_ms": 0} == {**shadowed, "transaction_id": 0, "latency_ms": 0}
-    wait_until(lambda: len(api.log.events) == 4, 5)
+    wait_until(lambda: len(api.log.events) == 4)
     decision = api.log.events[3][1]
     assert (decision.challenger_version, decision.challenger_probability) == (None, None)
 

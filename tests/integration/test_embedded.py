@@ -86,7 +86,7 @@ def test_everything_dies_with_a_supervisor_that_is_killed(
     assert not any(gone(pid) for pid in pids)
     process.kill()
     process.wait()
-    wait_until(lambda: all(gone(pid) for pid in pids), 5, "all processes are gone")
+    wait_until(lambda: all(gone(pid) for pid in pids), message="all processes are gone")
     settings = Settings(home=tmp_path)
     assert running(settings) is None
     with EmbeddedStack(settings):  # the home is free again
@@ -99,8 +99,8 @@ def test_a_supervisor_that_is_asked_to_stop_ends_all_in_order(
 ) -> None:
     process, pids = supervisor
     process.send_signal(number)
-    assert process.wait(20) != 0
-    wait_until(lambda: all(gone(pid) for pid in pids), 5, "all processes are gone")
+    assert process.wait(60) != 0
+    wait_until(lambda: all(gone(pid) for pid in pids), message="all processes are gone")
     assert not (tmp_path / "run" / "stack.json").exists()
 
 
@@ -122,9 +122,9 @@ def test_another_process_finds_and_stops_a_running_stack(
     assert found["commands"]["web"][:2] == ["-m", "http.server"]
     assert topic_names(connected(settings)) == set()
     assert stop_running(settings)
-    process.wait(5)
+    process.wait(60)
     assert running(settings) is None
-    wait_until(lambda: all(gone(pid) for pid in pids), 5, "all processes are gone")
+    wait_until(lambda: all(gone(pid) for pid in pids), message="all processes are gone")
 
 
 def test_a_second_stack_on_the_same_home_is_refused(tmp_path: Path) -> None:

@@ -239,7 +239,7 @@ def test_worker_judges_the_days_that_are_over_tells_and_stops_on_sigterm(
 
     try:
         wait_until(lambda: len(windows(settings)) == LIVE - 1, 90, "all days but the newest are judged")
-        wait_until(lambda: compared in metrics(), 30, compared)
+        wait_until(lambda: compared in metrics(), message=compared)
         assert "whiteboard_ready 1.0" in metrics()
     finally:
         worker.send_signal(signal.SIGTERM)
@@ -313,7 +313,7 @@ def test_changed_pattern_raises_one_alert_for_the_version_that_met_it(
     assert [w["drift"]["drifted"] for w in found] == [False, True, True, True]
     assert {"customer_count_1h", "terminal_count_1h"} <= set(found[1]["drift"]["farthest"])
     assert [[a["kind"] for a in w["alerts"]] for w in found] == [[], ["drift"], [], []]
-    (alert,) = wait_until(lambda: alerts(settings)[before:], 30)
+    (alert,) = wait_until(lambda: alerts(settings)[before:])
     assert (alert.kind, alert.model_version, alert.event_timestamp.date()) == (
         "drift",
         "1",

@@ -154,7 +154,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, wait_until: WaitUntil) -> 
         for name in PROCESSES:
             stack.process(name).wait_ready(url_answers(running.url(name)))
         for name in ("fraud", "recommendation"):
-            wait_until(lambda: running.total(name, "whiteboard_model_version", alias="champion") == 1, 30)  # noqa: B023
+            wait_until(lambda: running.total(name, "whiteboard_model_version", alias="champion") == 1)  # noqa: B023
         yield running
 
 
@@ -227,7 +227,7 @@ def test_a_trace_is_followed_from_the_request_through_kafka_to_the_workers_log(
     response = running.post(PAYMENT, {"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"})
     assert (response.status, response.headers["x-request-id"]) == (200, TRACE)
 
-    [decided] = wait_until(lambda: _traced(running.lines("fraud", "decided")), 20)
+    [decided] = wait_until(lambda: _traced(running.lines("fraud", "decided")))
     assert {name: decided[name] for name in ("transaction_id", "model_version")} == {
         "transaction_id": "followed",
         "model_version": "1",
@@ -236,7 +236,7 @@ def test_a_trace_is_followed_from_the_request_through_kafka_to_the_workers_log(
     records = _records(running, wait_until, {TRANSACTIONS, DECISIONS, TRANSACTIONS_BY_TERMINAL})
     assert {record.headers["trace"] for record in records.values()} == {TRACE.encode()}
 
-    pushed = wait_until(lambda: lines if len(lines := _traced(running.lines("stream", "pushed"))) == 2 else [], 20)
+    pushed = wait_until(lambda: lines if len(lines := _traced(running.lines("stream", "pushed"))) == 2 else [])
     places = {(line["topic"], line["partition"], line["offset"], line["view"], line["entity"]) for line in pushed}
     customer, terminal = records[TRANSACTIONS], records[TRANSACTIONS_BY_TERMINAL]
     assert places == {
@@ -252,7 +252,7 @@ def test_what_came_without_a_trace_leaves_no_line_and_a_dead_letter_keeps_its_tr
         for trace, value in ((b"", json.dumps(PAYMENT | {"transaction_id": "silent"})), (b"dead-end", "{}")):
             headers = {"schema": b"fraud.transaction.v1", "trace": trace}
             producer.send_raw(TRANSACTIONS, "c-followed", value.encode(), headers)
-    wait_until(lambda: running.total("stream", "whiteboard_stream_dead_letters_total", topic=TRANSACTIONS) == 1, 30)
+    wait_until(lambda: running.total("stream", "whiteboard_stream_dead_letters_total", topic=TRANSACTIONS) == 1)
     [letter] = list_dead_letters(running.settings, "fraud")
     assert letter.headers["trace"] == b"dead-end"
     assert all(line["trace"] for line in running.lines("stream", "pushed"))
@@ -278,5 +278,5 @@ def _records(running: Running, wait_until: WaitUntil, topics: set[str]) -> dict[
             found.update({r.topic: r for r in consumer.poll(timeout_s=0.3).records if r.trace == TRACE})
             return found.keys() == topics
 
-        wait_until(complete, 30, "the trace is in every topic")
+        wait_until(complete, message="the trace is in every topic")
     return found

@@ -204,4 +204,4 @@ def test_a_server_that_is_gone_is_said_to_be_gone_within_seconds(tmp_path: Path)
     began = time.monotonic()
     with pytest.raises(RegistryUnavailableError, match="does not answer"):
         registry.champion(NAME)
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 60

@@ -135,7 +135,7 @@ def test_killed_and_paused_workers_lose_and_double_nothing(stack: EmbeddedStack)
             rows = zip(expected.values(), stored, strict=True)  # noqa: B023
             return all(content(row) == content(fold.decode(state)) for row, state in rows)  # noqa: B023
 
-        wait_until(equal, f"every row of {view} equals that of an undisturbed run", 30)
+        wait_until(equal, f"every row of {view} equals that of an undisturbed run", 60)
 
 
 LOST_AT = pd.Timestamp("2026-01-05T12:00:00Z")

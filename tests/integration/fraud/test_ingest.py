@@ -21,7 +21,7 @@ def read_all(settings: Settings, topic: str, count: int) -> list[Record]:
     consumer.assign(partitions)
     consumer.seek_to_beginning(*partitions)
     records: list[Record] = []
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while len(records) < count and time.monotonic() < deadline:
         records += [decode(raw) for raws in consumer.poll(timeout_ms=100).values() for raw in raws]
     assert not consumer.poll(timeout_ms=200)

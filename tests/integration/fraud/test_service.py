@@ -137,8 +137,8 @@ def test_a_service_without_a_champion_decides_by_rules_and_takes_one_up_when_the
     [decision] = running.score(payments("early", 1, amount=300)).decisions
     assert (decision["decision"], decision["model_version"], decision["degraded"]) == ("review", "rules", True)
     running.registry.set_alias("fraud", CHAMPION, "1")
-    wait_until(lambda: running.champion() == "1", 20)
-    wait_until(lambda: running.get("/health/ready")[0] == 200, 20)
+    wait_until(lambda: running.champion() == "1")
+    wait_until(lambda: running.get("/health/ready")[0] == 200)
     [decision] = running.score(payments("later", 1, amount=300)).decisions
     assert (decision["decision"], decision["model_version"], decision["degraded"]) == ("approve", "1", False)
 
@@ -147,7 +147,7 @@ def test_a_payment_and_its_decision_lie_in_the_log_with_features_watermarks_and_
     running: Running, wait_until: WaitUntil
 ) -> None:
     running.score(payments("logged", 2))
-    wait_until(lambda: len(running.logged(DECISIONS, "logged")) == 2, 20)
+    wait_until(lambda: len(running.logged(DECISIONS, "logged")) == 2)
     [transaction] = [r for r in running.logged(TRANSACTIONS, "logged") if r.key == "c-1"]
     [record] = [r for r in running.logged(DECISIONS, "logged") if r.key == "c-1"]
     decision = record.event
@@ -166,9 +166,9 @@ def test_the_model_is_swapped_under_load_without_a_failed_request(running: Runni
     answers, done = Answers(), list[int]()
     with DecisionClient(running.port) as client, ThreadPoolExecutor(1) as pool:
         load = pool.submit(client.score, payments("swap", 600, amount=300), lambda: done.append(1))
-        wait_until(lambda: len(done) > 20, 20)
+        wait_until(lambda: len(done) > 20)
         running.registry.set_alias("fraud", CHAMPION, "2")
-        wait_until(lambda: running.champion() == "2", 20)
+        wait_until(lambda: running.champion() == "2")
         answers.extend(load.result())
     answers.extend(running.score(payments("swapped", 8, amount=300)))
     assert answers.failures == []
@@ -187,7 +187,7 @@ def test_equal_payments_over_many_connections_are_decided_and_logged_once(
     bodies = {json.dumps(answer.decisions) for answer in answers}
     assert len(bodies) == 1
     running.score(payments("after", 1))
-    wait_until(lambda: running.logged(DECISIONS, "after"), 20)
+    wait_until(lambda: running.logged(DECISIONS, "after"))
     assert len(running.logged(TRANSACTIONS, "same")) == len(running.logged(DECISIONS, "same")) == 1
 
 
@@ -207,12 +207,12 @@ def test_on_sigterm_every_answered_decision_is_in_the_log(running: Running, wait
     done: list[int] = []
     with DecisionClient(running.port, connections=8) as client, ThreadPoolExecutor(1) as pool:
         load = pool.submit(client.score, payments("stop", 2000), lambda: done.append(1))
-        wait_until(lambda: len(done) > 100, 20)
+        wait_until(lambda: len(done) > 100)
         running.stack.process("fraud").terminate()
         answers = load.result()
     assert 100 < len(answers.decisions) < 2000  # it was stopped in the midst of it
     answered = {d["transaction_id"] for d in answers.decisions}
-    wait_until(lambda: answered <= {r.event.transaction_id for r in running.logged(DECISIONS, "stop")}, 20)
+    wait_until(lambda: answered <= {r.event.transaction_id for r in running.logged(DECISIONS, "stop")})
     assert answered <= {r.event.transaction_id for r in running.logged(TRANSACTIONS, "stop")}
 
 
@@ -234,5 +234,5 @@ def test_after_a_restart_a_retry_of_what_the_lake_holds_gets_the_old_answer(
     assert (answer["decision"], answer["model_version"]) == (old.decision, old.model_version)
     assert (answer["latency_ms"], answer["reasons"]) == (old.latency_ms, old.reasons)
     running.score(payments("again", 1))
-    wait_until(lambda: running.logged(DECISIONS, "again"), 20)
+    wait_until(lambda: running.logged(DECISIONS, "again"))
     assert sum(r.topic == DECISIONS and r.event.transaction_id == old.transaction_id for r in running.records) == 1

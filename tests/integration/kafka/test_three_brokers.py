@@ -56,7 +56,7 @@ def test_one_broker_may_be_lost_and_without_two_nothing_is_acknowledged(three: L
         three.kill(node=2)
         send(producer, range(100, 200))
         producer.flush()
-        reader.read(200, timeout_s=30)
+        reader.read(200)
         assert consumer.commit(reader.positions)
         assert committed(settings, "test") == reader.positions
         assert len(acknowledged) == 200
@@ -69,6 +69,6 @@ def test_one_broker_may_be_lost_and_without_two_nothing_is_acknowledged(three: L
 
         three.start()
         producer.flush()
-        reader.read(300, timeout_s=30)
+        reader.read(300)
     assert sorted(record.event.transaction_id for record in reader.records) == sorted(acknowledged)
     assert len(acknowledged) == 300

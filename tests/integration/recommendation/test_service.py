@@ -137,6 +137,13 @@ class Api:
         return body
 
 
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine everybody would be served what is meant for a store that hangs."""
+    monkeypatch.setattr(service_module, "READ_DEADLINE_S", 30.0)
+    monkeypatch.setattr(service_module, "DEADLINE_S", 30.0)
+
+
 @pytest.fixture
 def api(lived: tuple[Settings, World], model: RecommendationModel) -> Iterator[Api]:
     api = Api(lived[0], model)
