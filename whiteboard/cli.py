@@ -20,6 +20,7 @@ from rich.console import Console
 from whiteboard.errors import WhiteboardError
 from whiteboard.experiment_cli import app as experiment_app
 from whiteboard.fraud.cli import app as fraud_app
+from whiteboard.keys_cli import app as keys_app
 from whiteboard.recommendation.cli import app as recommendation_app
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ app = typer.Typer(
 app.add_typer(fraud_app, name="fraud")
 app.add_typer(recommendation_app, name="recommendation")
 app.add_typer(experiment_app, name="experiment")
+app.add_typer(keys_app, name="keys")
 dead_letters = typer.Typer(
     help="Records that could not be decoded: look at them, send them again.", no_args_is_help=True
 )
@@ -223,7 +225,7 @@ def smoke(
 
 @app.command(epilog="Example: WHITEBOARD_ENV=production whiteboard preflight")
 def preflight() -> None:
-    """Refuses to go on with well-known passwords when WHITEBOARD_ENV=production; exit code 1 then."""
+    """Refuses well-known passwords and a lack of API keys when WHITEBOARD_ENV=production; exit code 1 then."""
     from whiteboard.preflight import check
     from whiteboard.settings import Settings
 

@@ -13,7 +13,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -31,6 +31,7 @@ from whiteboard.embedded import EmbeddedStack
 from whiteboard.errors import ProcessError
 from whiteboard.eventlog import create_topics
 from whiteboard.featurestore import FeatureStore
+from whiteboard.httpclient import Connection, exchange
 from whiteboard.judgements import judged_days
 from whiteboard.lake import Lake, connect
 from whiteboard.processes import free_port, url_answers, wait_until
@@ -127,8 +128,8 @@ class Story:
 
     def serving(self) -> str | None:
         """The version that the service answers with now."""
-        with urlopen(f"http://127.0.0.1:{self.service_port}/v1/model", timeout=5) as response:
-            champion: str | None = json.load(response)["champion"]
+        with closing(Connection("127.0.0.1", self.service_port, api_key=self.settings.client_key)) as connection:
+            champion: str | None = json.loads(exchange(connection, "GET", "/v1/model")[1])["champion"]
         return champion
 
     def wait_serving(self, version: str) -> None:

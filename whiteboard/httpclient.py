@@ -3,12 +3,18 @@
 import http.client
 
 
-def exchange(
-    connection: http.client.HTTPConnection, method: str, path: str, body: bytes | None = None
-) -> tuple[int, bytes]:
+class Connection(http.client.HTTPConnection):
+    """A connection to a service of ours; every request has the API key, if there is one."""
+
+    def __init__(self, host: str, port: int, *, timeout_s: float = 10.0, api_key: str = "") -> None:
+        super().__init__(host, port, timeout=timeout_s)
+        self.headers = {"x-api-key": api_key} if api_key else {}
+
+
+def exchange(connection: Connection, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
     """Status and body of the answer. A kept connection that the server has closed meanwhile is opened anew, once."""
     reused = connection.sock is not None
-    headers = {"Content-Type": "application/json"} if body is not None else {}
+    headers = connection.headers | ({"Content-Type": "application/json"} if body is not None else {})
     try:
         connection.request(method, path, body, headers)
         response = connection.getresponse()

@@ -1,4 +1,4 @@
-"""Before the first container starts: are the secrets secret?
+"""Before the first container starts: are the secrets secret, and does the API ask who is there?
 
     POSTGRES_PASSWORD=whiteboard WHITEBOARD_ENV=production whiteboard preflight
     error: POSTGRES_PASSWORD is a default that everybody knows; …
@@ -8,6 +8,7 @@ In development the defaults of docker-compose.yml are good enough: its ports are
 
 from collections.abc import Mapping
 
+from whiteboard.apikeys import require_keys
 from whiteboard.errors import SettingsError
 from whiteboard.settings import Settings
 
@@ -29,11 +30,15 @@ def weak_secrets(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def check(settings: Settings, environment: Mapping[str, str]) -> list[str]:
-    """The names of the secrets that are weak; in production there must be none, else SettingsError names them all."""
+    """The names of the secrets that are weak.
+
+    In production there must be none, else SettingsError names them all; and there must be an API key.
+    """
     weak = weak_secrets(environment)
     if settings.env == "production" and weak:
         listed = "; ".join(f"{name} {weakness}" for name, weakness in weak.items())
         raise SettingsError(f"{listed}. Write others to .env, such as `openssl rand -hex 24` prints.")
+    require_keys(settings)
     return list(weak)
 
 

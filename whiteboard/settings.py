@@ -19,6 +19,9 @@ class Settings(BaseSettings):
     env: Literal["development", "production"] = "development"
     home: Path = Field(Path(".whiteboard"), description="where all state lives; may be deleted")
 
+    api_keys: str = Field("", description="NAME:SHA256[:RATE],… beside those of `whiteboard keys add`")
+    api_key: SecretStr | None = Field(None, description="what our own clients send: traffic, smoke, load, demo")
+
     kafka_bootstrap: str = Field("", description="broker(s) to use; empty: the embedded broker of this home")
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
@@ -51,6 +54,11 @@ class Settings(BaseSettings):
     )
 
     @property
+    def client_key(self) -> str:
+        """The API key that our own clients send; empty: none."""
+        return self.api_key.get_secret_value() if self.api_key else ""
+
+    @property
     def lake_dir(self) -> Path:
         return self.home / "lake"
 
@@ -81,8 +89,9 @@ class Settings(BaseSettings):
 
     def environment(self) -> dict[str, str]:
         """The environment variables that give a child process these same settings."""
-        plain = self.model_dump(mode="json", exclude_none=True, exclude={"kafka_sasl_password"})
-        if self.kafka_sasl_password is not None:
-            plain["kafka_sasl_password"] = self.kafka_sasl_password.get_secret_value()
+        plain = self.model_dump(mode="json", exclude_none=True)
+        for name, value in self:
+            if isinstance(value, SecretStr):
+                plain[name] = value.get_secret_value()
         plain["home"] = str(self.home.resolve())
         return {f"WHITEBOARD_{name.upper()}": str(value) for name, value in plain.items()}

@@ -177,6 +177,8 @@ class Smoke:
             "amount": 10.0 + number,
         }
         headers = {"content-type": "application/json", "x-request-id": self.trace}
+        if key := self.settings.client_key:
+            headers["x-api-key"] = key
         request = urllib.request.Request(f"{self.url}/v1/decisions", json.dumps(body).encode(), headers)
         try:
             with urllib.request.urlopen(request, timeout=10) as response:

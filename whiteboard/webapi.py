@@ -11,25 +11,25 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from http import HTTPStatus
 from typing import Any, TypeVar
 from uuid import uuid4
 
-import msgspec
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST, Counter, Histogram, generate_latest
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
+from whiteboard.apidoc import described
+from whiteboard.apikeys import Gate
+from whiteboard.limits import Receive, receive_body
+from whiteboard.problems import ProblemError, problem, problems
+from whiteboard.settings import Settings
 from whiteboard.telemetry import READY
 
 log = logging.getLogger("whiteboard")
 
-MAX_BODY_BYTES = 16_384  # a request of ours has some 200
-PROBLEM = "application/problem+json"
 Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Readiness = Callable[[], Mapping[str, str]]  # what is missing → why; empty when ready
 M = TypeVar("M", bound=BaseModel)
@@ -43,27 +43,18 @@ SECONDS = Histogram(
 )
 
 
-class ProblemError(Exception):
-    """An error that the client is told of, with its HTTP status, what is wrong, and what would be right."""
+def create_app(system: str, title: str, ready: Readiness, *, settings: Settings, **options: Any) -> FastAPI:
+    """The app of one system, without its own routes; `ready` is asked by /health/ready, `options` go to FastAPI.
 
-    def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None, **members: object) -> None:
-        super().__init__(detail)
-        self.status, self.detail, self.headers, self.members = status, detail, headers, members
-
-
-def problem(status: int, detail: str, headers: Mapping[str, str] | None = None, **members: object) -> Response:
-    """An RFC 9457 answer; `members` are added to the object."""
-    body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail, **members}
-    return Response(msgspec.json.encode(body), status, headers, PROBLEM)
-
-
-def create_app(system: str, title: str, ready: Readiness, **options: Any) -> FastAPI:
-    """The app of one system, without its own routes; `ready` is asked by /health/ready, `options` go to FastAPI."""
-    app = FastAPI(title=title, version="1", **options)
+    Raises SettingsError in production when there is no API key.
+    """
+    gate = Gate(settings)
+    app = FastAPI(title=title, version="1", redoc_url=None, **options)
+    app.openapi = described(app, gate)  # type: ignore[method-assign]
     app.add_exception_handler(ProblemError, _on_problem)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
-    app.add_middleware(Edge, system=system)
+    app.add_middleware(Edge, system=system, gate=gate)
     READY.set_function(lambda: float(not ready()))
 
     @app.get("/health/live", tags=["operations"])
@@ -89,16 +80,6 @@ def create_app(system: str, title: str, ready: Readiness, **options: Any) -> Fas
 def taking(model: type[BaseModel]) -> dict[str, Any]:
     """`openapi_extra` of a route that reads its own body by `validated`, which costs half of FastAPI's way."""
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": model.model_json_schema()}}}}
-
-
-def problems(meanings: Mapping[int, str]) -> dict[int | str, dict[str, Any]]:
-    """`responses` of a route for OpenAPI: these statuses, as problems."""
-    properties = {"type": "string", "title": "string", "status": "integer", "detail": "string"}
-    schema = {"type": "object", "properties": {name: {"type": kind} for name, kind in properties.items()}}
-    return {
-        status: {"description": meaning, "content": {PROBLEM: {"schema": schema}}}
-        for status, meaning in meanings.items()
-    }
 
 
 def validated(model: type[M], body: bytes) -> M:
@@ -137,7 +118,7 @@ def _shown(value: object) -> str:
 
 async def _on_problem(_: Request, error: Exception) -> Response:
     assert isinstance(error, ProblemError)
-    return problem(error.status, error.detail, error.headers, **error.members)
+    return error.response()
 
 
 async def _on_invalid(request: Request, error: Exception) -> Response:
@@ -152,14 +133,14 @@ async def _on_http(_: Request, error: Exception) -> Response:
 
 
 class Edge:
-    """The outermost layer: limits the body, counts and times requests, answers for bugs, and gives a trace id.
+    """The outermost layer: asks for the API key, limits the body, counts and times requests, answers for bugs, traces.
 
     The trace id is the client's `x-request-id`, the trace part of its `traceparent`, or a new one; it is in
     `scope["trace"]`, in the answer's `x-request-id`, and from there in Kafka headers and logs.
     """
 
-    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]], system: str) -> None:
-        self._app, self._system = app, system
+    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]], system: str, gate: Gate) -> None:
+        self._app, self._system, self._gate = app, system, gate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one ASGI connection."""
@@ -178,12 +159,11 @@ class Edge:
             await send(message)
 
         try:
-            body = await _body(headers, receive)
-            if body is None:
-                detail = f"the body has more than {MAX_BODY_BYTES} bytes; send one object a request"
-                await problem(413, detail)(scope, receive, answer)
-            else:
-                await self._app(scope, _replay(body, receive), answer)
+            self._gate.admit(scope["path"], headers.get(b"x-api-key"))
+            body = await receive_body(headers, receive)
+            await self._app(scope, _replay(body, receive), answer)
+        except ProblemError as refused:
+            await refused.response()(scope, receive, answer)
         except Exception as error:  # a bug of ours: the client gets an answer, the log everything
             log.exception("request failed", extra={"trace": trace, "path": scope["path"]})
             if status:
@@ -196,7 +176,7 @@ class Edge:
             SECONDS.labels(self._system, route).observe(time.perf_counter() - started)
 
 
-_WANTED = {b"content-length", b"x-request-id", b"traceparent"}
+_WANTED = {b"content-length", b"transfer-encoding", b"x-api-key", b"x-request-id", b"traceparent"}
 _GIVEN = re.compile(rb"[!-~]{1,64}")
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context
 
@@ -207,25 +187,6 @@ def _trace(headers: Mapping[bytes, bytes]) -> str:
     if parent := _TRACEPARENT.match(headers.get(b"traceparent", b"")):
         return parent[1].decode()
     return uuid4().hex
-
-
-async def _body(headers: Mapping[bytes, bytes], receive: Receive) -> bytes | None:
-    """The whole body; None if it is longer than MAX_BODY_BYTES, whatever its Content-Length says."""
-    declared = headers.get(b"content-length", b"0")
-    if declared.isdigit() and int(declared) > MAX_BODY_BYTES:
-        return None
-    chunks: list[bytes] = []
-    size, more = 0, True
-    while more:
-        message = await receive()
-        if message["type"] != "http.request":
-            break
-        chunks.append(message.get("body", b""))
-        size += len(chunks[-1])
-        if size > MAX_BODY_BYTES:
-            return None
-        more = message.get("more_body", False)
-    return b"".join(chunks)
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -100,7 +100,10 @@ class Demo(Story):
             with self.stage("train", "First model: point-in-time set, training, gates, promotion"):
                 self._train_and_promote(self.config.first_live_day, "first model", self._in_lake())
                 self.wait_serving("1")
-            with DecisionClient(self.service_port) as client, EventProducer(self.settings, "demo", SCHEMAS) as producer:
+            with (
+                DecisionClient(self.service_port, api_key=self.settings.client_key) as client,
+                EventProducer(self.settings, "demo", SCHEMAS) as producer,
+            ):
                 self._live(client, producer)
             with self.stage("settle", "The last events reach the lake and the monitor"):
                 self._settle()

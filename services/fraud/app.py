@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-import uvicorn
 from fastapi import FastAPI, Request, Response
 
 from services.fraud.schemas import DecisionOut, TransactionIn
@@ -27,13 +26,13 @@ from whiteboard.fraud.events import DECISIONS, SCHEMAS, SYSTEM, TRANSACTIONS, Tr
 from whiteboard.fraud.features import FEATURES
 from whiteboard.fraud.model import FraudModel
 from whiteboard.hotswap import HotSwap
+from whiteboard.httpserver import serve
 from whiteboard.logs import configure_logging
 from whiteboard.outbox import Outbox
+from whiteboard.problems import problems
 from whiteboard.registry import CHALLENGER, CHAMPION, Registry
 from whiteboard.settings import Settings
-from whiteboard.webapi import create_app, problems, taking, validated
-
-KEEP_ALIVE_S = 75  # above a minute's pause of a client that keeps its connections
+from whiteboard.webapi import create_app, taking, validated
 
 
 def bootstrap(settings: Settings) -> FraudService:
@@ -82,7 +81,7 @@ def build(service: FraudService) -> FastAPI:
         following.cancel()
         await asyncio.to_thread(service.close)
 
-    app = create_app(SYSTEM, "Whiteboard fraud service", service.missing, lifespan=lifespan)
+    app = create_app(SYSTEM, "Whiteboard fraud service", service.missing, settings=service.settings, lifespan=lifespan)
 
     @app.post(
         "/v1/decisions",
@@ -134,15 +133,7 @@ def main(
     """Serves until SIGTERM, then answers what it has accepted and sends what waits for the event log."""
     configure_logging("fraud")
     settings = Settings()
-    uvicorn.run(
-        build(bootstrap(settings)),
-        host=host,
-        port=port,
-        access_log=False,
-        log_config=None,
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=10,
-    )
+    serve(build(bootstrap(settings)), host, port)
 
 
 if __name__ == "__main__":

@@ -30,10 +30,10 @@ from whiteboard.hotswap import HotSwap
 from whiteboard.lake import Lake, connect
 from whiteboard.logs import logged
 from whiteboard.outbox import Outbox
+from whiteboard.problems import ProblemError
 from whiteboard.resilience import Guard, Recent
 from whiteboard.settings import Settings
 from whiteboard.telemetry import BEAT
-from whiteboard.webapi import ProblemError
 
 log = logging.getLogger("fraud")
 

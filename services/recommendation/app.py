@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-import uvicorn
 from fastapi import FastAPI, Query, Request, Response
 
 from services.recommendation.schemas import InteractionsIn, InteractionsOut, RecommendationsOut
@@ -28,9 +27,11 @@ from whiteboard.errors import ModelError
 from whiteboard.featurestore import FeatureStore
 from whiteboard.fields import Identifier, Moment
 from whiteboard.hotswap import HotSwap
+from whiteboard.httpserver import serve
 from whiteboard.lake import Lake
 from whiteboard.logs import configure_logging
 from whiteboard.outbox import Outbox
+from whiteboard.problems import problems
 from whiteboard.recommendation.catalogue import Catalogue
 from whiteboard.recommendation.events import EXPOSURES, IMPRESSIONS, INTERACTIONS, SCHEMAS, SYSTEM
 from whiteboard.recommendation.features import FEATURES
@@ -38,9 +39,8 @@ from whiteboard.recommendation.model import RecommendationModel
 from whiteboard.recommendation.routes import BATCH_VIEW, ITEM_VIEW, USER_VIEW
 from whiteboard.registry import CHALLENGER, CHAMPION, Registry
 from whiteboard.settings import Settings
-from whiteboard.webapi import create_app, problems, taking, validated
+from whiteboard.webapi import create_app, taking, validated
 
-KEEP_ALIVE_S = 75  # above a minute's pause of a client that keeps its connections
 MOST = 50  # items of a list
 SWITCH_S = 0.0005  # a request changes threads a few times; by default each time waits up to 5 ms for the background's
 
@@ -90,7 +90,9 @@ def build(service: RecommendationService) -> FastAPI:
         following.cancel()
         await asyncio.to_thread(service.close)
 
-    app = create_app(SYSTEM, "Whiteboard recommendation service", service.missing, lifespan=lifespan)
+    app = create_app(
+        SYSTEM, "Whiteboard recommendation service", service.missing, settings=service.settings, lifespan=lifespan
+    )
 
     @app.get(
         "/v1/recommendations",
@@ -153,15 +155,7 @@ def main(
     configure_logging(SYSTEM)
     sys.setswitchinterval(SWITCH_S)
     settings = Settings()
-    uvicorn.run(
-        build(bootstrap(settings)),
-        host=host,
-        port=port,
-        access_log=False,
-        log_config=None,
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=10,
-    )
+    serve(build(bootstrap(settings)), host, port)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from whiteboard.experiment import Experiments
 from whiteboard.hotswap import HotSwap, Loaded
 from whiteboard.logs import logged
 from whiteboard.outbox import Outbox
+from whiteboard.problems import ProblemError
 from whiteboard.recommendation import ranking
 from whiteboard.recommendation.events import (
     EXPOSURES,
@@ -47,7 +48,6 @@ from whiteboard.recommendation.snapshot import Items, Snapshot
 from whiteboard.resilience import Guard, Recent
 from whiteboard.settings import Settings
 from whiteboard.telemetry import BEAT
-from whiteboard.webapi import ProblemError
 from whiteboard.windows import micros
 
 log = logging.getLogger("recommendation")

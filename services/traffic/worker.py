@@ -44,13 +44,13 @@ def main(
     if system == "fraud":
         with (
             EventProducer(settings, "traffic", FRAUD_SCHEMAS) as producer,
-            DecisionClient(port, host=name, connections=connections) as client,
+            DecisionClient(port, host=name, connections=connections, api_key=settings.client_key) as client,
         ):
             FraudTraffic(settings, client, speed).run(producer, stop)
     elif system == "recommendation":
         with (
             EventProducer(settings, "traffic", SCHEMAS) as producer,
-            FeedClient(port, host=name, connections=connections) as feed,
+            FeedClient(port, host=name, connections=connections, api_key=settings.client_key) as feed,
         ):
             RecommendationTraffic(settings, feed, speed).run(producer, stop)
     else:

@@ -210,8 +210,9 @@ def test_the_versions_in_use_can_be_asked_for(api: Api) -> None:
 def test_the_document_promises_problems_for_errors(api: Api) -> None:
     document = api.call(("GET", "/openapi.json", None))[0].json()
     responses = document["paths"]["/v1/decisions"]["post"]["responses"]
-    assert {status for status in responses if status >= "400"} == {"409", "413", "422"}
-    assert all("application/problem+json" in responses[status]["content"] for status in ("409", "413", "422"))
+    refusals = {status for status in responses if status >= "400"}
+    assert refusals == {"400", "408", "409", "413", "422", "431", "500"}
+    assert all(responses[status]["content"].keys() == {"application/problem+json"} for status in refusals)
     assert document["components"]["schemas"]["DecisionOut"]["example"] == DECISION
 
 

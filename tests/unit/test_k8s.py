@@ -23,6 +23,7 @@ import yaml
 
 from tests.unit.kustomization import Object, containers, render, templates, the, walk
 from whiteboard.cli import app
+from whiteboard.httpserver import GRACE_S
 from whiteboard.outbox import Outbox
 from whiteboard.settings import Settings
 from whiteboard.webapi import REQUESTS
@@ -241,10 +242,8 @@ def test_there_are_never_more_workers_than_partitions() -> None:
 def test_a_stopping_service_has_time_for_what_it_still_owes() -> None:
     pod = templates(the(rendered("production"), "Deployment", "fraud"))[-1]["spec"]
     unlisted_s = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
-    source = (ROOT / "services" / "fraud" / "app.py").read_text()
-    requests_s = int(re.findall(r"timeout_graceful_shutdown=(\d+)", source)[0])
     outbox_s = inspect.signature(Outbox.close).parameters["timeout_s"].default
-    assert pod["terminationGracePeriodSeconds"] > unlisted_s + requests_s + outbox_s
+    assert pod["terminationGracePeriodSeconds"] > unlisted_s + GRACE_S + outbox_s
 
 
 def test_the_service_scales_on_a_metric_that_it_exports() -> None:

@@ -1,11 +1,14 @@
+from pathlib import Path
+
 import pytest
 
+from whiteboard.apikeys import KeyStore
 from whiteboard.errors import SettingsError
 from whiteboard.preflight import SECRETS, check
 from whiteboard.settings import Settings
 
 STRONG = dict.fromkeys(SECRETS, "7f1d0c36a9be4482")
-PRODUCTION = Settings(env="production")
+PRODUCTION = Settings(env="production", api_keys=f"shop:{'0f' * 32}")
 
 
 def test_production_takes_secrets_of_some_length() -> None:
@@ -17,6 +20,14 @@ def test_production_takes_secrets_of_some_length() -> None:
 def test_production_refuses_known_and_short_secrets_by_name(name: str, secret: str) -> None:
     with pytest.raises(SettingsError, match=f"^{name} "):
         check(PRODUCTION, STRONG | {name: secret})
+
+
+def test_production_refuses_services_without_an_api_key_and_names_the_cure(tmp_path: Path) -> None:
+    keyless = Settings(env="production", home=tmp_path)
+    with pytest.raises(SettingsError, match=r"whiteboard keys add NAME.*WHITEBOARD_API_KEYS"):
+        check(keyless, STRONG)
+    KeyStore(keyless).add("shop")
+    assert check(keyless, STRONG) == []
 
 
 def test_refusal_does_not_print_the_secret() -> None:

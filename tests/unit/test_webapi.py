@@ -11,7 +11,10 @@ from fastapi import FastAPI, Query, Request, Response
 from prometheus_client import REGISTRY
 from pydantic import BaseModel, ConfigDict, Field
 
-from whiteboard.webapi import MAX_BODY_BYTES, PROBLEM, ProblemError, create_app, taking, validated
+from whiteboard.limits import MAX_BODY_BYTES
+from whiteboard.problems import PROBLEM, ProblemError
+from whiteboard.settings import Settings
+from whiteboard.webapi import create_app, taking, validated
 
 missing: dict[str, str] = {}
 
@@ -23,8 +26,9 @@ class Thing(BaseModel):
 
 
 @pytest.fixture(scope="module")
-def app() -> FastAPI:
-    app = create_app("toy", "Toy", lambda: missing)
+def app(tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
+    settings = Settings(home=tmp_path_factory.mktemp("home"))
+    app = create_app("toy", "Toy", lambda: missing, settings=settings)
 
     @app.post("/things", openapi_extra=taking(Thing))
     async def things(request: Request) -> Response:
@@ -125,8 +129,13 @@ def test_what_is_wrong_with_a_body_is_named_with_field_value_and_cure(
 
 
 def test_bytes_that_are_no_text_and_nesting_without_end_are_problems_too(app: FastAPI) -> None:
-    for body in (b'{"name": "\xff\xfe", "price": 1}', b"[" * 16_000):
-        assert problem_of(call(app, "POST", "/things", content=body))["errors"][0]["field"] == "body"
+    text = problem_of(call(app, "POST", "/things", content=b'{"name": "\xff\xfe", "price": 1}'))
+    assert text["errors"][0]["field"] == "body"
+    for deep in (b"[" * 16_000, b"[" * 9 + b"]" * 9, b'{"a":' * 9):
+        refused = problem_of(call(app, "POST", "/things", content=deep))
+        assert refused["status"] == 422 and "nests more than 8 deep" in refused["detail"]
+    flat = problem_of(call(app, "POST", "/things", json={"name": "{[" * 20, "price": [1] * 20}))
+    assert {e["field"] for e in flat["errors"]} == {"name", "price"}, "brackets in text, or side by side, are not deep"
 
 
 def test_every_wrong_field_is_named_and_a_huge_value_is_cut(app: FastAPI) -> None:

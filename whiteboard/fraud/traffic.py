@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from whiteboard.httpclient import exchange
+from whiteboard.httpclient import Connection, exchange
 
 Payment = dict[str, Any]
 HTTP_OK = 200
@@ -38,8 +38,16 @@ class Answers:
 class DecisionClient:
     """Sends payments to one fraud service, or to what stands in front of several."""
 
-    def __init__(self, port: int, *, host: str = "127.0.0.1", connections: int = 4, timeout_s: float = 10.0) -> None:
-        self._connections = [http.client.HTTPConnection(host, port, timeout=timeout_s) for _ in range(connections)]
+    def __init__(
+        self,
+        port: int,
+        *,
+        host: str = "127.0.0.1",
+        connections: int = 4,
+        timeout_s: float = 10.0,
+        api_key: str = "",
+    ) -> None:
+        self._connections = [Connection(host, port, timeout_s=timeout_s, api_key=api_key) for _ in range(connections)]
         self._pool = ThreadPoolExecutor(connections, thread_name_prefix="gateway")
 
     def score(self, payments: Iterable[Payment], on_answer: Callable[[], None] = lambda: None) -> Answers:
@@ -65,9 +73,7 @@ class DecisionClient:
         self.close()
 
     @staticmethod
-    def _send(
-        connection: http.client.HTTPConnection, payments: list[Payment], on_answer: Callable[[], None]
-    ) -> Answers:
+    def _send(connection: Connection, payments: list[Payment], on_answer: Callable[[], None]) -> Answers:
         answers = Answers()
         for payment in payments:
             started = time.perf_counter()

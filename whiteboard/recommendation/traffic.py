@@ -18,7 +18,7 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from whiteboard.httpclient import exchange
+from whiteboard.httpclient import Connection, exchange
 from whiteboard.recommendation.audience import Request
 from whiteboard.recommendation.events import Interaction
 
@@ -56,8 +56,16 @@ class Answers:
 class FeedClient:
     """Users of one recommendation service, or of what stands in front of several."""
 
-    def __init__(self, port: int, *, host: str = "127.0.0.1", connections: int = 4, timeout_s: float = 10.0) -> None:
-        self._connections = [http.client.HTTPConnection(host, port, timeout=timeout_s) for _ in range(connections)]
+    def __init__(
+        self,
+        port: int,
+        *,
+        host: str = "127.0.0.1",
+        connections: int = 4,
+        timeout_s: float = 10.0,
+        api_key: str = "",
+    ) -> None:
+        self._connections = [Connection(host, port, timeout_s=timeout_s, api_key=api_key) for _ in range(connections)]
         self._pool = ThreadPoolExecutor(connections, thread_name_prefix="users")
 
     def browse(
@@ -85,9 +93,7 @@ class FeedClient:
         self.close()
 
 
-def _browse(
-    connection: http.client.HTTPConnection, requests: list[Request], react: React, on_answer: Callable[[], None]
-) -> Answers:
+def _browse(connection: Connection, requests: list[Request], react: React, on_answer: Callable[[], None]) -> Answers:
     answers = Answers()
     for request in requests:
         asked = {
@@ -118,7 +124,7 @@ def _browse(
     return answers
 
 
-def send(connection: http.client.HTTPConnection, interactions: Sequence[Interaction]) -> None:
+def send(connection: Connection, interactions: Sequence[Interaction]) -> None:
     """Sends interactions to the service. Raises OSError if it does not take them."""
     for start in range(0, len(interactions), AT_ONCE):
         given = [msgspec.to_builtins(event) for event in interactions[start : start + AT_ONCE]]

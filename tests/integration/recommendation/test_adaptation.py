@@ -1,6 +1,5 @@
 """From click to effect through everything: HTTP, Kafka, stream worker, online store, the next list."""
 
-import http.client
 import json
 import time
 from collections import Counter
@@ -17,7 +16,7 @@ from tests.integration.recommendation.history import lived_in
 from whiteboard.embedded import EmbeddedStack
 from whiteboard.eventlog import create_topics
 from whiteboard.featurestore import FeatureStore
-from whiteboard.httpclient import exchange
+from whiteboard.httpclient import Connection, exchange
 from whiteboard.processes import free_port, url_answers, wait_until
 from whiteboard.recommendation.candidates import RetrievalConfig
 from whiteboard.recommendation.population import WorldConfig
@@ -31,7 +30,7 @@ USERS = 6
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[http.client.HTTPConnection, World]]:
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Connection, World]]:
     """Broker, worker and service on a home with a history and a champion."""
     config = WorldConfig(users=200, items=250, start=START, days=DAYS + 4, seed=6)
     settings, world = lived_in(tmp_path_factory.mktemp("home"), config, DAYS)
@@ -45,14 +44,14 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[http.cli
         stack.start("stream", "services.stream.worker", "--system", "recommendation", "--metrics-port", "0")
         process = stack.start("recommendation", "services.recommendation.app", "--port", str(port))
         process.wait_ready(url_answers(f"http://127.0.0.1:{port}/health/ready"))
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection = Connection("127.0.0.1", port)
         click(connection, "u-first", [world.items["item_id"].iloc[0]])
         users = FeatureStore(stack.connected).states(USER_VIEW)
         wait_until(lambda: users.read(["u-first"])[0] is not None, "the worker has its partitions", timeout_s=60)
         yield connection, world
 
 
-def click(connection: http.client.HTTPConnection, user: str, items: list[str]) -> None:
+def click(connection: Connection, user: str, items: list[str]) -> None:
     clicks = [
         {"interaction_id": f"{user}-{n}", "user_id": user, "item_id": item, "event_type": "click",
          "event_timestamp": (NOW + timedelta(seconds=n)).isoformat()}
@@ -62,7 +61,7 @@ def click(connection: http.client.HTTPConnection, user: str, items: list[str]) -
     assert status == 202, body
 
 
-def lists(connection: http.client.HTTPConnection, user: str, at: datetime) -> list[str]:
+def lists(connection: Connection, user: str, at: datetime) -> list[str]:
     asked = urlencode({"user_id": user, "at": at.isoformat(), "k": 20})
     status, body = exchange(connection, "GET", f"/v1/recommendations?{asked}")
     assert status == 200, body
@@ -70,7 +69,7 @@ def lists(connection: http.client.HTTPConnection, user: str, at: datetime) -> li
 
 
 def test_after_three_clicks_in_a_category_the_next_list_has_more_of_it_within_a_second(
-    running: tuple[http.client.HTTPConnection, World],
+    running: tuple[Connection, World],
 ) -> None:
     """Each of some new users sees it; one of them at least while nothing else kept the machine busy."""
     took_s: list[float] = []
@@ -81,7 +80,7 @@ def test_after_three_clicks_in_a_category_the_next_list_has_more_of_it_within_a_
     pytest.fail(f"from click to effect: {took_s} s, none below {WITHIN_S} s")
 
 
-def _until_more(connection: http.client.HTTPConnection, world: World, user: str) -> float:
+def _until_more(connection: Connection, world: World, user: str) -> float:
     """Three clicks of a new user in one category: the seconds until the lists have three more of it."""
     category = dict(zip(world.items["item_id"], world.items["categories"], strict=True))
     before = Counter(category[item] for item in lists(connection, user, NOW))
