@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from whiteboard.apikeys import FILE, OPEN, REFRESH_S, Gate, KeyStore
@@ -113,8 +114,11 @@ def test_a_file_that_vanishes_or_breaks_neither_opens_the_api_nor_locks_its_clie
 ) -> None:
     key = KeyStore(settings).add("shop")
     gate = Gate(settings, clock)
-    for break_it in (lambda p: p.write_text('{"keys": [{'), lambda p: p.unlink()):
-        break_it(settings.home / FILE)
+    for content in ('{"keys": [{', None):
+        if content is None:
+            (settings.home / FILE).unlink()
+        else:
+            (settings.home / FILE).write_text(content)
         clock.now += REFRESH_S + 0.01
         assert refusal(gate, None) is not None and refusal(gate, key) is None
 
@@ -201,7 +205,7 @@ def test_over_http_refusals_are_problems_and_the_document_shows_the_scheme(setti
 
 
 def test_our_own_clients_send_their_key() -> None:
-    settings = Settings(api_key="shop.secret")  # type: ignore[arg-type]
+    settings = Settings(api_key=SecretStr("shop.secret"))
     assert Connection("127.0.0.1", 1, api_key=settings.client_key).headers == {"x-api-key": "shop.secret"}
     assert settings.environment()["WHITEBOARD_API_KEY"] == "shop.secret", "processes of the stack inherit it"
     assert "secret" not in repr(settings)
