@@ -21,6 +21,7 @@ from whiteboard.errors import WhiteboardError
 from whiteboard.experiment_cli import app as experiment_app
 from whiteboard.fraud.cli import app as fraud_app
 from whiteboard.keys_cli import app as keys_app
+from whiteboard.privacy_cli import app as privacy_app
 from whiteboard.recommendation.cli import app as recommendation_app
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ app.add_typer(fraud_app, name="fraud")
 app.add_typer(recommendation_app, name="recommendation")
 app.add_typer(experiment_app, name="experiment")
 app.add_typer(keys_app, name="keys")
+app.add_typer(privacy_app, name="privacy")
 dead_letters = typer.Typer(
     help="Records that could not be decoded: look at them, send them again.", no_args_is_help=True
 )

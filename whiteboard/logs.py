@@ -1,24 +1,28 @@
 """Structured logs: one JSON object a line, with the process's name and, where there is one, the trace id.
 
+Fields that name a person hold a pseudonym: the formatter sees to it, whoever logs.
+
 {"at": "2026-11-20T09:14:03.120Z", "process": "stream", "level": "INFO", "message": "throughput", "events": 512}
 """
 
 import json
 import logging
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from types import TracebackType
 from zlib import crc32
 
+PERSONAL = ("customer_id", "user_id", "unit_id", "entity")  # fields that name a person; also tables' columns
 _STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
 class JsonFormatter(logging.Formatter):
     """Formats a record, its `extra` fields included, as one line of JSON."""
 
-    def __init__(self, process: str) -> None:
+    def __init__(self, process: str, pseudonym: Callable[[str], str] | None = None) -> None:
         super().__init__()
-        self._process = process
+        self._process, self._pseudonym = process, pseudonym or _unknown
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
@@ -28,6 +32,9 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
         }
         line |= {key: value for key, value in vars(record).items() if key not in _STANDARD}
+        for name in PERSONAL:
+            if name in line:
+                line[name] = self._pseudonym(str(line[name]))
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)
@@ -44,19 +51,25 @@ def logged(trace: str, share: float) -> bool:
     return bool(trace) and crc32(trace.encode()) < share * 2**32
 
 
-def configure_logging(process: str, level: int = logging.INFO) -> None:
+def configure_logging(process: str, pseudonym: Callable[[str], str] | None = None, level: int = logging.INFO) -> None:
     """Sends this process's logs to standard error as JSON lines; libraries speak from WARNING on.
+
+    `pseudonym` is what persons are called by (pseudonyms.py); without it they are not told apart.
 
     What the process dies of is its last line. Python's warnings, of libraries to libraries, are left out.
     """
     handler = logging.StreamHandler()
-    handler.setFormatter(JsonFormatter(process))
+    handler.setFormatter(JsonFormatter(process, pseudonym))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     for name in ("stream", "fraud", "monitor", "traffic", "console", "whiteboard"):
         logging.getLogger(name).setLevel(level)
     logging.captureWarnings(True)
     logging.getLogger("py.warnings").setLevel(logging.ERROR)
     sys.excepthook = _log_death
+
+
+def _unknown(_: str) -> str:
+    return "a person"
 
 
 def _log_death(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from whiteboard.apikeys import require_keys
 from whiteboard.errors import SettingsError
+from whiteboard.pseudonyms import key_of
 from whiteboard.settings import Settings
 
 SECRETS = (
@@ -32,12 +33,14 @@ def weak_secrets(environment: Mapping[str, str]) -> dict[str, str]:
 def check(settings: Settings, environment: Mapping[str, str]) -> list[str]:
     """The names of the secrets that are weak.
 
-    In production there must be none, else SettingsError names them all; and there must be an API key.
+    In production there must be none, else SettingsError names them all; nor a pseudonym key that others may know; and
+    there must be an API key.
     """
     weak = weak_secrets(environment)
     if settings.env == "production" and weak:
         listed = "; ".join(f"{name} {weakness}" for name, weakness in weak.items())
         raise SettingsError(f"{listed}. Write others to .env, such as `openssl rand -hex 24` prints.")
+    key_of(settings)
     require_keys(settings)
     return list(weak)
 

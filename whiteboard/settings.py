@@ -22,6 +22,8 @@ class Settings(BaseSettings):
     api_keys: str = Field("", description="NAME:SHA256[:RATE],… beside those of `whiteboard keys add`")
     api_key: SecretStr | None = Field(None, description="what our own clients send: traffic, smoke, load, demo")
 
+    pseudonym_key: SecretStr | None = Field(None, description="of what persons are called in logs; empty: a home's own")
+
     kafka_bootstrap: str = Field("", description="broker(s) to use; empty: the embedded broker of this home")
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None

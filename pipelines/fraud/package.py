@@ -22,6 +22,7 @@ from pipelines.fraud.evaluate import evaluate
 from whiteboard import versions
 from whiteboard.fraud.events import SYSTEM
 from whiteboard.fraud.model import FraudModel
+from whiteboard.pseudonyms import numbered
 from whiteboard.registry import VersionRef
 from whiteboard.settings import Settings
 from whiteboard.steps import write_identity
@@ -37,7 +38,8 @@ def pack(trained: "Trained", dataset: Dataset, folder: Path) -> Path:
     """Writes the candidate into `folder`, its identity last; returns the folder."""
     model, seed = folder / "model", trained.config.seed
     trained.model.save(model)
-    trained.slices.test.frame.to_parquet(model / HOLDOUT, index=False)
+    # A version is kept unchanged for as long as it may be asked about; whom its rows were about, it need not know.
+    numbered(trained.slices.test.frame, ["transaction_id", "customer_id"]).to_parquet(model / HOLDOUT, index=False)
     recent = dataset.slice(trained.slices.stop.frame["event_timestamp"].min(), None)
     reference(trained.model, recent, seed).to_parquet(model / REFERENCE, index=False)
     members = next(candidate.members for candidate in trained.ablation if candidate.kept)

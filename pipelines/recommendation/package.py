@@ -20,6 +20,7 @@ import pandas as pd
 from pipelines.recommendation.dataset import KEYS, OUTCOMES, Dataset
 from pipelines.recommendation.evaluate import evaluate
 from whiteboard import versions
+from whiteboard.pseudonyms import numbered
 from whiteboard.recommendation.events import SYSTEM
 from whiteboard.recommendation.model import RecommendationModel
 from whiteboard.registry import VersionRef
@@ -37,7 +38,8 @@ def pack(trained: "Trained", dataset: Dataset, folder: Path) -> Path:
     """Writes the candidate into `folder`, its identity last; returns the folder."""
     model, config = folder / "model", trained.config
     trained.model.save(model)
-    trained.slices.test.frame.to_parquet(model / HOLDOUT, index=False)
+    # A version is kept unchanged for as long as it may be asked about; whom its rows were about, it need not know.
+    numbered(trained.slices.test.frame, ["shown_id", "request_id", "user_id"]).to_parquet(model / HOLDOUT, index=False)
     recent = dataset.slice(trained.slices.stop.frame["event_timestamp"].min(), None)
     reference(trained.model, recent, config.seed).to_parquet(model / REFERENCE, index=False)
     texts: dict[str, object] = {

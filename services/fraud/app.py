@@ -30,6 +30,7 @@ from whiteboard.httpserver import serve
 from whiteboard.logs import configure_logging
 from whiteboard.outbox import Outbox
 from whiteboard.problems import problems
+from whiteboard.pseudonyms import pseudonyms
 from whiteboard.registry import CHALLENGER, CHAMPION, Registry
 from whiteboard.settings import Settings
 from whiteboard.webapi import create_app, taking, validated
@@ -131,8 +132,8 @@ def main(
     port: Annotated[int, typer.Option(help="port to listen on")] = 8001,
 ) -> None:
     """Serves until SIGTERM, then answers what it has accepted and sends what waits for the event log."""
-    configure_logging("fraud")
     settings = Settings()
+    configure_logging("fraud", pseudonyms(settings))
     serve(build(bootstrap(settings)), host, port)
 
 

@@ -16,6 +16,7 @@ from whiteboard.errors import WhiteboardError
 from whiteboard.fraud.monitor import LEAST_AVERAGE_PRECISION, FraudMonitor
 from whiteboard.logs import configure_logging
 from whiteboard.monitor import SETTLE_S, Monitor
+from whiteboard.pseudonyms import pseudonyms
 from whiteboard.recommendation.monitor import DRIFT_SHARE, LEAST_SHARE, RecommendationMonitor
 from whiteboard.settings import Settings
 from whiteboard.telemetry import BEAT, READY, serve_metrics
@@ -52,13 +53,13 @@ def main(
     parity_limit: Annotated[int, typer.Option(min=0, help="most decisions with other features offline")] = 0,
 ) -> None:
     """Runs the monitor until SIGTERM."""
-    configure_logging("monitor")
+    settings, settle_s = Settings(), 0 if once else SETTLE_S
+    configure_logging("monitor", pseudonyms(settings))
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     if system not in SYSTEMS:
         raise typer.BadParameter(f"--system: {system!r} is none of {', '.join(SYSTEMS)}")
-    settings, settle_s = Settings(), 0 if once else SETTLE_S
     monitor: Monitor
     if system == "fraud":
         monitor = FraudMonitor(

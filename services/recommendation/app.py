@@ -32,6 +32,7 @@ from whiteboard.lake import Lake
 from whiteboard.logs import configure_logging
 from whiteboard.outbox import Outbox
 from whiteboard.problems import problems
+from whiteboard.pseudonyms import pseudonyms
 from whiteboard.recommendation.catalogue import Catalogue
 from whiteboard.recommendation.events import EXPOSURES, IMPRESSIONS, INTERACTIONS, SCHEMAS, SYSTEM
 from whiteboard.recommendation.features import FEATURES
@@ -152,9 +153,9 @@ def main(
     port: Annotated[int, typer.Option(help="port to listen on")] = 8002,
 ) -> None:
     """Serves until SIGTERM, then answers what it has accepted and sends what waits for the event log."""
-    configure_logging(SYSTEM)
-    sys.setswitchinterval(SWITCH_S)
     settings = Settings()
+    configure_logging(SYSTEM, pseudonyms(settings))
+    sys.setswitchinterval(SWITCH_S)
     serve(build(bootstrap(settings)), host, port)
 
 

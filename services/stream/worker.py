@@ -10,7 +10,7 @@ second time change nothing.
 An event that came with a trace leaves a line when its effect is in the online store:
 
     {"process": "stream", "message": "pushed", "trace": "4bf92f35", "topic": "fraud.transactions", "partition": 2,
-     "offset": 17, "view": "fraud_customer", "entity": "c-12", …}
+     "offset": 17, "view": "fraud_customer", "entity": "p-ebd70d27f8429fdccd068b19", …}
 """
 
 import logging
@@ -31,6 +31,7 @@ from whiteboard.fraud.routes import ROUTES as FRAUD
 from whiteboard.lake import Lake
 from whiteboard.lakesink import LakeSink
 from whiteboard.logs import configure_logging, logged
+from whiteboard.pseudonyms import pseudonyms
 from whiteboard.recommendation.routes import ROUTES as RECOMMENDATION
 from whiteboard.records import Record
 from whiteboard.settings import Settings
@@ -253,13 +254,14 @@ def main(
     host: Annotated[str, typer.Option(help="address of the metrics port")] = "127.0.0.1",
 ) -> None:
     """Runs one stream worker until SIGTERM."""
-    configure_logging("stream")
+    settings = Settings()
+    configure_logging("stream", pseudonyms(settings))
     if system not in SYSTEMS:
         raise typer.BadParameter(f"--system: {system!r} is none of {', '.join(SYSTEMS)}")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    worker = StreamWorker(Settings(), SYSTEMS[system])
+    worker = StreamWorker(settings, SYSTEMS[system])
     serve_metrics(metrics_port, host)
     try:
         worker.run(stop)

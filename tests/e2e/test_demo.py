@@ -8,6 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.persons import distinct, mentions
+from whiteboard.fraud.events import TRANSACTIONS, Transaction
+from whiteboard.pseudonyms import pseudonyms
+from whiteboard.settings import Settings
+
 WHITEBOARD = Path(sys.executable).with_name("whiteboard")
 
 
@@ -58,6 +63,20 @@ def test_report_is_one_page_that_needs_no_network(run: tuple[subprocess.Complete
     assert not re.findall(r'(?:src|href)="https?://', page)
     for link in re.findall(r'href="(\.\./[^"]+)"', page):
         assert (run[1] / "report" / link).resolve().exists(), link
+
+
+def test_logs_reports_and_models_name_no_customer(run: tuple[subprocess.CompletedProcess[str], Path]) -> None:
+    """Nor does anything else that leaves the home; pseudonyms show that there was somebody to name."""
+    done, home = run
+    settings = Settings(home=home)
+    customers = distinct(settings, "customer_id", {TRANSACTIONS: Transaction})
+    assert len(customers) > 100 and mentions(home / "world", customers), "the search finds ids where there are some"
+    for folder in ("logs", "report", "mlflow", "models", "monitor"):
+        assert mentions(home / folder, customers) == {}
+    assert not [customer for customer in customers if customer in done.stdout + done.stderr]
+    pseudonym = pseudonyms(settings)
+    log = (home / "logs" / "fraud.log").read_text()
+    assert [customer for customer in customers if pseudonym(customer) in log]
 
 
 def test_home_that_is_no_demos_is_left_alone(tmp_path: Path) -> None:

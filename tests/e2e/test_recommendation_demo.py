@@ -5,6 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.persons import distinct, mentions
+from whiteboard.recommendation.events import IMPRESSIONS, Impression
+from whiteboard.settings import Settings
+
 WHITEBOARD = Path(sys.executable).with_name("whiteboard")
 
 
@@ -24,6 +28,10 @@ def test_the_demo_keeps_every_promise_and_says_what_it_measured(tmp_path: Path) 
     before, popular = (found["quality"][period]["clicks_per_request"] for period in ("before", "popularity"))
     assert before > popular, "the ranker earns its launch"
     assert {"clicks_per_request", "online", "seconds"} <= set(found["batch"])
+    users = distinct(Settings(home=home), "user_id", {IMPRESSIONS: Impression})
+    assert len(users) > 100 and mentions(home / "world", users), "the search finds ids where there are some"
+    for folder in ("logs", "report", "mlflow", "models", "monitor"):
+        assert mentions(home / folder, users) == {}
     assert (
         '"recommendation"' in (home / "report" / "index.html").read_text()
         or "Recommendation" in (home / "report" / "index.html").read_text()
