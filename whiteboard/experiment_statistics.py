@@ -15,7 +15,7 @@ from math import log, nan, sqrt
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special, stats
 
 from whiteboard.errors import ExperimentError
 from whiteboard.experiment import Metric
@@ -104,10 +104,15 @@ def fixed(treatment: Floats, control: Floats, alpha: float) -> Effect:
     """Welch's t-test with its interval: valid if it is read once, when the planned number of units is in."""
     if min(len(treatment), len(control)) < 2:
         return Effect(_mean(control), _mean(treatment), -np.inf, np.inf, 1.0)
-    test = stats.ttest_ind(treatment, control, equal_var=False)
-    interval = test.confidence_interval(1 - alpha)
-    p_value = 1.0 if np.isnan(test.pvalue) else float(test.pvalue)
-    return Effect(_mean(control), _mean(treatment), _number(interval.low), _number(interval.high), p_value)
+    a, b = (float(np.var(values, ddof=1)) / len(values) for values in (treatment, control))
+    if a + b == 0:
+        return _certain(treatment, control)
+    # Welch's degrees of freedom. By scipy's quantiles, as its ttest_ind takes ten times as long.
+    freedom = (a + b) ** 2 / (a**2 / (len(treatment) - 1) + b**2 / (len(control) - 1))
+    difference, error = float(treatment.mean() - control.mean()), sqrt(a + b)
+    p_value = 2 * float(special.stdtr(freedom, -abs(difference) / error))
+    radius = error * float(special.stdtrit(freedom, 1 - alpha / 2))
+    return Effect(_mean(control), _mean(treatment), difference - radius, difference + radius, p_value)
 
 
 def always_valid(treatment: Floats, control: Floats, alpha: float, scale: float) -> Effect:
@@ -124,7 +129,7 @@ def always_valid(treatment: Floats, control: Floats, alpha: float, scale: float)
     variance = float(np.var(treatment, ddof=1)) / len(treatment) + float(np.var(control, ddof=1)) / len(control)
     difference = treatment_mean - control_mean
     if variance == 0:
-        return Effect(control_mean, treatment_mean, difference, difference, float(difference == 0))
+        return _certain(treatment, control)
     radius, p_value = _mixture(difference, variance, scale**2, alpha)
     return Effect(control_mean, treatment_mean, difference - radius, difference + radius, p_value)
 
@@ -176,5 +181,7 @@ def _mean(values: Floats) -> float:
     return float(values.mean()) if len(values) else nan
 
 
-def _number(value: float) -> float:
-    return 0.0 if np.isnan(value) else float(value)  # two constant arms: no difference, and no doubt about it
+def _certain(treatment: Floats, control: Floats) -> Effect:
+    """Two arms without any variance: whatever the difference is, there is no doubt about it."""
+    difference = float(treatment.mean() - control.mean())
+    return Effect(_mean(control), _mean(treatment), difference, difference, float(difference == 0))

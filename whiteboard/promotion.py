@@ -10,7 +10,8 @@ The gates are each system's own (pipelines/<system>/gates.py). The verdicts beco
 version without it was never judged to the end and is judged again.
 """
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,9 @@ from whiteboard.settings import Settings
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+
+_ROUNDS = 3  # of `latency`
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,29 @@ def parity(mismatches: int | None) -> Gate:
         return Gate("parity", True, "no decisions to compare yet")
     reason = f"{mismatches} decisions differ from their recomputation, at most 0"
     return Gate("parity", mismatches == 0, reason, {"mismatched": float(mismatches)})
+
+
+def latency(calls: Sequence[Callable[[], object]], what: str, most_ms: float) -> Gate:
+    """Passes if 99 of 100 `calls` take at most `most_ms` each; `what` they are stands in the reason.
+
+    It counts the CPU time of one thread, and the best of three rounds: that a busy machine lets a process wait is not
+    the model's doing, and would refuse any model where two systems are trained beside each other.
+    """
+    import numpy as np
+    from threadpoolctl import threadpool_limits
+
+    rounds = []
+    with threadpool_limits(limits=1):
+        for _ in range(_ROUNDS):
+            times_ms = []
+            for call in calls:
+                began = time.thread_time_ns()
+                call()
+                times_ms.append((time.thread_time_ns() - began) / 1e6)
+            rounds.append(np.percentile(times_ms, [50, 99]))
+    half, most = (float(value) for value in min(rounds, key=lambda percentiles: float(percentiles[1])))
+    reason = f"{what} takes {half:.3g} ms of CPU, 99th percentile {most:.3g} ms, at most {most_ms:g}"
+    return Gate("latency", most <= most_ms, reason, {"p50_ms": half, "p99_ms": most})
 
 
 def knows_until(ref: VersionRef) -> datetime:

@@ -6,9 +6,9 @@ Lists that one ranker has made are a poor judge of another: what it would have s
 users have judged the version themselves, in an A/B test named `version-<number>`, their verdict stands.
 """
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pipelines.recommendation.dataset import Dataset
 from pipelines.recommendation.evaluate import Requests, better, popularity
 from whiteboard.errors import ModelError
-from whiteboard.promotion import Gate, parity
+from whiteboard.promotion import Gate, latency, parity
 from whiteboard.recommendation.model import RecommendationModel
 
 Floats = NDArray[np.float64]
@@ -30,7 +30,7 @@ class Limits:
     """What each gate asks for; `better` is the probability that the challenger orders better, as in fraud's gates."""
 
     better: float = 0.8
-    latency_ms: float = 20.0  # 99th percentile of candidates and ranking of one request, of a budget of 50
+    latency_ms: float = 20.0  # 99th percentile, candidates and ranking of one request, of a budget of 50
     found: float = 0.5  # share of what was clicked that the candidate sources propose, at least …
     found_drop: float = 0.05  # … and at most so much less than the champion's
     segment_drop: float = 0.05  # of nDCG@10 within a segment …
@@ -112,21 +112,14 @@ def _catalogue(rows: Dataset, ours: Contestant, champion: Contestant | None, lim
 
 
 def _latency(rows: Dataset, model: RecommendationModel, limits: Limits) -> Gate:
-    """Timed in three rounds, of which the fastest counts: what else the machine does is not the model's doing."""
     matrix = np.resize(rows.frame[list(model.features)].to_numpy(dtype=np.float64), (CANDIDATES, len(model.features)))
     liked = rows.frame["item_id"].drop_duplicates().tolist()
-    rounds = []
-    for _ in range(3):
-        times = []
-        for start in range(60):
-            began = time.perf_counter_ns()
-            model.retrieval.candidates(liked[start : start + 20], k=CANDIDATES)
-            model.rank(matrix)
-            times.append((time.perf_counter_ns() - began) / 1e6)
-        rounds.append(np.percentile(times, [50, 99]))
-    half, most = (float(value) for value in min(rounds, key=lambda percentiles: float(percentiles[1])))
-    reason = f"candidates and ranking take {half:.1f} ms, 99th percentile {most:.1f} ms, at most {limits.latency_ms:g}"
-    return Gate("latency", most <= limits.latency_ms, reason, {"p50_ms": half, "p99_ms": most})
+
+    def request(start: int) -> None:
+        model.retrieval.candidates(liked[start : start + 20], k=CANDIDATES)
+        model.rank(matrix)
+
+    return latency([partial(request, start) for start in range(60)], "candidates and ranking", limits.latency_ms)
 
 
 def segments(rows: Dataset) -> dict[str, NDArray[np.bool_]]:

@@ -8,11 +8,12 @@ import msgspec
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from whiteboard.errors import ExperimentError
 from whiteboard.experiment import Experiment, Experiments, Guardrail, Metric, arm_of, check, declare, stop
 from whiteboard.experiment_report import judge, matured, write
-from whiteboard.experiment_statistics import imbalance, unit_values
+from whiteboard.experiment_statistics import fixed, imbalance, unit_values
 from whiteboard.settings import Settings
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -169,3 +170,17 @@ def test_the_worse_ranker_is_stopped_by_its_guardrail_long_before_the_horizon() 
     assert judge(guarded, frame).verdict == "stop"
     assert "purchases" in judge(guarded, frame).reason
     assert judge(experiment(units=4_000), frame).verdict == "launch", "without the guardrail nobody would have seen it"
+
+
+def test_the_fixed_test_is_welchs_as_scipy_has_it() -> None:
+    rng = np.random.default_rng(4)
+    one, other = rng.gamma(2, 3, 400), rng.gamma(2, 2, 90)
+    found, known = fixed(one, other, 0.1), stats.ttest_ind(one, other, equal_var=False)
+    interval = known.confidence_interval(0.9)
+    assert (found.p_value, found.low, found.high) == pytest.approx((known.pvalue, interval.low, interval.high))
+
+
+@pytest.mark.parametrize(("difference", "p_value"), [(0.0, 1.0), (2.0, 0.0)])
+def test_arms_without_variance_leave_no_doubt(difference: float, p_value: float) -> None:
+    found = fixed(np.full(50, 1 + difference), np.full(60, 1.0), 0.05)
+    assert (found.low, found.high, found.p_value) == (difference, difference, p_value)
