@@ -8,14 +8,12 @@ where the previous one of its partition ended, so of two workers that want to co
 overtaken) one succeeds and the other drops its copy. Readers see what is committed and nothing else.
 """
 
-import fcntl
 import json
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from datetime import date, datetime
 from pathlib import Path
-from secrets import token_hex
 from tempfile import gettempdir
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -24,6 +22,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from whiteboard.commits import Commits, write_beside
 from whiteboard.errors import LakeError
 
 if TYPE_CHECKING:
@@ -93,38 +92,12 @@ def table(records: "Sequence[Record]", kind: type[msgspec.Struct], epoch: int) -
     return pa.table({f.name: pa.array(columns[f.name], f.type) for f in schema}, schema=schema)
 
 
-class Lake:
+class Lake(Commits):
     """All committed events below one folder, which need not exist yet."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        super().__init__(root)
         self._ends: dict[tuple[str, int, int], int] = {}  # where the commits of this writer left their partitions
-
-    def epoch(self, topic: str, log_id: str) -> int:
-        """The number of this log of `topic`: 0 for the first one seen, 1 for its successor, …"""
-        path = self.root / topic / "_epochs.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with (path.parent / "_epochs.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            known: list[str] = json.loads(path.read_text()) if path.exists() else []
-            if log_id not in known:
-                known.append(log_id)
-                _write_beside(path, json.dumps(known).encode()).replace(path)
-            return known.index(log_id)
-
-    def end(self, topic: str, epoch: int, partition: int) -> int:
-        """The first offset that is not yet in the lake; 0 for a partition without a commit."""
-        commits = self._commits(topic, f"{epoch:06d}-{partition:06d}-*.json")
-        return int(json.loads(commits[-1].read_text())["last"]) + 1 if commits else 0
-
-    def coverage(self, topic: str) -> dict[tuple[int, int], int]:
-        """By (epoch, partition): the first offset that is not yet in the lake. Offsets without a valid event count."""
-        newest = {tuple(int(x) for x in path.stem.split("-")[:2]): path for path in self._commits(topic)}
-        return {(epoch, at): json.loads(path.read_text())["last"] + 1 for (epoch, at), path in newest.items()}
-
-    def _commits(self, topic: str, pattern: str = "*.json") -> list[Path]:
-        """Commit files by epoch, partition and first offset."""
-        return sorted((self.root / topic / "_commits").glob(pattern))
 
     def append(
         self, topic: str, epoch: int, partition: int, first: int, last: int, rows: pa.Table, days: Sequence[date]
@@ -132,7 +105,8 @@ class Lake:
         """Commits offsets `first` to `last` with their valid `rows`; `days` is the event day of each row, in UTC.
 
         False, and nothing changed, if another worker has already committed from `first` on. On return the commit
-        survives a loss of power. Raises LakeError for a `first` beyond `end`: a gap would never be filled.
+        survives a loss of power. Raises LakeError for a `first` beyond `end`, since a gap would never be filled, and
+        for an epoch that is not the newest any more.
         """
         # A remembered end may lie behind: then there is a commit that starts there, and the link fails.
         end = self._ends.get((topic, epoch, partition))
@@ -150,9 +124,10 @@ class Lake:
         commit = folder / "_commits" / f"{epoch:06d}-{partition:06d}-{first:020d}.json"
         commit.parent.mkdir(parents=True, exist_ok=True)
         content = {"first": first, "last": last, "rows": rows.num_rows, "files": files}
-        temporary = _write_beside(commit, json.dumps(content).encode())
+        temporary = write_beside(commit, json.dumps(content).encode())
         try:
-            os.link(temporary, commit)  # fails if it exists: the compare-and-swap
+            with self.newest(topic, epoch):
+                os.link(temporary, commit)  # fails if it exists: the compare-and-swap
         except FileExistsError:
             held = set(json.loads(commit.read_text())["files"])
             for file in set(files) - held:
@@ -177,7 +152,7 @@ class Lake:
             path.parent.mkdir(parents=True, exist_ok=True)
             sink = pa.BufferOutputStream()
             pq.write_table(rows.take(chosen) if len(indices) > 1 else rows, sink, compression="zstd")
-            _write_beside(path, sink.getvalue()).replace(path)  # a rival writing the same offsets writes the same rows
+            write_beside(path, sink.getvalue()).replace(path)  # a rival writing the same offsets writes the same rows
             files.append(str(path.relative_to(folder)))
         return files
 
@@ -254,19 +229,6 @@ def _decoded(values: list[Any], hint: Any) -> list[Any]:
         decode = msgspec.json.Decoder(hint).decode
         return [None if v is None else decode(v) for v in values]
     return values
-
-
-def _write_beside(path: Path, content: Any) -> Path:
-    """The path of a new file in the folder of `path`, with `content` and on the disk; to be renamed or linked to it.
-
-    Its name is no other writer's: workers in containers that share the lake have the same process ids.
-    """
-    temporary = path.with_name(f".{path.name}.{token_hex(8)}")
-    with temporary.open("xb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    return temporary
 
 
 def _sync(folder: Path) -> None:

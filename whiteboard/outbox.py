@@ -1,160 +1,209 @@
-"""Events on their way from a service to the event log, without the request ever waiting for a broker.
+"""Events on their way from a service to the event log: on the disk before the request is answered, sent by a process.
 
-    request ──put──► bounded queue ──► one thread: EventProducer.send ──► acknowledged, or counted as lost
+    request ──put──► spool (HOME/spool/<name>-N/, one write) ──► forwarder, its own process ──► event log
 
-    outbox.put({"fraud.transactions": payment, "fraud.decisions": decision}, key="c-12", trace="4bf92f35")
+    outbox.put({"fraud.transactions": payment, "fraud.decisions": decision}, key="c-12", trace="4bf92f35")    # True
 
-The thread connects when a broker is there, however late, and makes its producer anew when a broker refuses an event:
-one that was restarted and forgot everything no longer knows the old producer. What could not be written within the
-producer's delivery time is counted and not sent again, since it may have been written after all.
+What `put` took survives the death of the service, of the forwarder and of the broker, and a broker that forgets; not a
+loss of power within the seconds until the system has written it to the disk. What it did not take, because the spool is
+full, the service must not have promised: it answers 503.
 """
 
 import logging
-import queue
+import os
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import NamedTuple
 
+import msgspec
 from msgspec import Struct
 from prometheus_client import Counter, Gauge
 
-from whiteboard.errors import WhiteboardError
-from whiteboard.eventlog import EventProducer
+from whiteboard.errors import EventError
 from whiteboard.settings import Settings
+from whiteboard.spool import SEGMENT_BYTES, Checkpoint, Envelope, Letter, Spool, checkpoint, waiting_bytes
 
 log = logging.getLogger("whiteboard")
 
-LOST = Counter("whiteboard_outbox_lost", "events that could not be written to the event log", ["topic"])
+LOST = Counter("whiteboard_outbox_lost", "events that can never be written to the event log", ["topic"])
+REFUSED = Counter(
+    "whiteboard_outbox_refused", "events that a full spool did not take; their client was told so", ["topic"]
+)
 WAITING = Gauge("whiteboard_outbox_waiting", "events not yet acknowledged by the event log")
+WAITING_BYTES = Gauge("whiteboard_outbox_waiting_bytes", "size of the spool's files that hold such events")
 
-CAPACITY = 20_000  # events in memory: half a minute at full load
-LINGER_S = 0.002  # let some more gather: waking a thread for each request costs as much as reading its features
-IDLE_S = 0.5  # how often an idle thread looks around
+LOOK_S = 0.25  # between two looks at what the forwarder has done
+RESTART_S = 1.0
 STALLED_S = 5.0  # ten times what an acknowledgement takes on a bad day
 
 
-class _Letter(NamedTuple):
-    events: Mapping[str, Struct]  # by topic
-    key: str
-    trace: str
-
-
 class Outbox:
-    """A bounded queue and the thread that empties it into the event log. Safe to share between threads.
+    """A bounded spool, and the forwarder that empties it into the event log. Safe to share between threads.
 
-    Losses are counted by topic; for `topics` from zero, so that Prometheus sees the first one too.
+    What is lost and refused is counted by topic; for `topics` from zero, so that Prometheus sees the first one too.
+    Without a forwarder, as in tests, everything stays in the spool.
     """
 
     def __init__(
         self,
         settings: Settings,
-        client_id: str,
+        name: str,
         schemas: Mapping[str, type[Struct]],
         *,
         topics: Sequence[str] = (),
-        capacity: int = CAPACITY,
-        connect: Callable[[], EventProducer] | None = None,
+        forwarder: bool = True,
     ) -> None:
-        self._connect = connect or (lambda: EventProducer(settings, client_id, schemas))
-        self._capacity = capacity
-        self._queue: queue.SimpleQueue[_Letter | None] = queue.SimpleQueue()
-        self._producer: EventProducer | None = None
+        self._settings, self._name, self._topics = settings, name, topics
+        self._schemas = {event_type: schema for schema, event_type in schemas.items()}
+        self._value = msgspec.json.Encoder().encode
+        self._letter = msgspec.msgpack.Encoder().encode
+        self._limit = settings.spool_mb * 1024**2
         self._lock = threading.Lock()
-        self._waiting = 0
+        self._spool: Spool | None = None
+        self._written = self._bytes = 0  # since the start; of what waits
+        self._full = ""
+        self._point = Checkpoint()
         self._moved = time.monotonic()  # when an event was last acknowledged, or none was waiting
-        self._refused = False
-        self._closing = False
-        self._problem = "no broker has answered yet"
-        self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
-        WAITING.set_function(lambda: self._waiting)
+        self._closing = threading.Event()
+        self._forwarder: subprocess.Popen[bytes] | None = None
+        self._thread = threading.Thread(target=self._run, name="outbox", daemon=True) if forwarder else None
+        WAITING.set_function(lambda: self.waiting)
+        WAITING_BYTES.set_function(lambda: self._bytes)
         for topic in topics:
             LOST.labels(topic)
+            REFUSED.labels(topic)
 
     def start(self) -> None:
-        """Starts the thread; what was put before is sent too."""
-        self._thread.start()
+        """Takes a spool and starts its forwarder; what an earlier service left there is sent too."""
+        try:
+            with self._lock:
+                self._open()
+        except OSError as error:  # a full disk is no reason not to start
+            self._full = str(error)
+            log.error("no spool", extra={"reason": self._full})
+        if self._thread is not None:
+            self._thread.start()
 
     def put(self, events: Mapping[str, Struct], *, key: str, trace: str = "") -> bool:
-        """Takes events by topic, to be sent in the order of the puts; False, counted as lost, when there is no room."""
+        """Takes events by topic, to be sent in the order of the puts; False, and none is taken, when there is no room.
+
+        Raises EventError for an event without a schema.
+        """
+        try:
+            envelopes = [Envelope(topic, self._schemas[type(e)], self._value(e)) for topic, e in events.items()]
+        except KeyError as error:
+            raise EventError(f"{error} has no schema here; there is {', '.join(self._schemas.values())}") from error
+        letter = self._letter(Letter(key, trace, envelopes))
         with self._lock:
-            if self._waiting + len(events) > self._capacity or self._closing:
-                for topic in events:
-                    LOST.labels(topic).inc()
-                return False
-            if self._waiting == 0:
-                self._moved = time.monotonic()
-            self._waiting += len(events)
-        self._queue.put(_Letter(events, key, trace))
+            taken = not self._closing.is_set() and self._write(letter, len(envelopes))
+        if not taken:
+            for topic in events:
+                REFUSED.labels(topic).inc()
+        return taken
+
+    def _write(self, letter: bytes, events: int) -> bool:
+        if self._bytes + len(letter) > self._limit:
+            return self._refuse(f"{self._bytes / 1e6:.0f} MB wait for the event log, WHITEBOARD_SPOOL_MB are allowed")
+        try:
+            self._open().append(letter, events)
+        except OSError as error:
+            return self._refuse(str(error))
+        self._bytes += len(letter)
+        self._written += len(letter)
+        if self._full:
+            log.info("spool takes events again")
+            self._full = ""
         return True
+
+    def _refuse(self, reason: str) -> bool:
+        if not self._full:  # one line an outage, not one an event
+            log.error("spool full", extra={"reason": reason})
+        self._full = reason
+        return False
+
+    def _open(self) -> Spool:
+        if self._spool is None:
+            segment_bytes = min(SEGMENT_BYTES, self._limit // 8)
+            self._spool = Spool(self._settings.spool_dir, self._name, self._topics, segment_bytes)
+            self._point = checkpoint(self._spool.folder) or Checkpoint()
+            self._look()
+        return self._spool
+
+    @property
+    def waiting(self) -> int:
+        """How many events are not acknowledged yet."""
+        return 0 if self._spool is None else max(0, self._spool.next - self._point.next)
 
     @property
     def problem(self) -> str:
         """Why events are not getting through right now; empty when they are."""
-        if self._producer is None or self._refused:
-            return self._problem
-        if self._waiting and time.monotonic() - self._moved > STALLED_S:
-            return f"{self._waiting} events wait for their acknowledgement"
+        if self._full:
+            return f"the spool takes no events: {self._full}"
+        if self._spool is None or self._point.writer != self._spool.meta.writer:
+            return Checkpoint().problem  # our forwarder has not spoken yet
+        if self._point.problem:
+            return self._point.problem
+        if self.waiting and time.monotonic() - self._moved > STALLED_S:
+            return f"{self.waiting} events wait for their acknowledgement"
         return ""
 
     def close(self, timeout_s: float = 10.0) -> None:
-        """Sends what still waits, for at most `timeout_s`; what is left then is logged as lost."""
+        """Sends what still waits, for at most `timeout_s`; what is left then stays in the spool for the next start."""
         with self._lock:
-            self._closing = True
-        if self._thread.is_alive():
-            self._queue.put(None)
+            self._closing.set()
+        if self._thread is not None and self._thread.is_alive():
             self._thread.join(timeout_s)
-        if self._waiting:
-            log.error("events were not sent before closing", extra={"unsent": self._waiting})
+        if (child := self._forwarder) is not None:
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(timeout_s)
+            child.kill()  # it may be killed at any moment
+            child.wait()
+        if self._spool is not None:
+            self._look()
+            if self.waiting:
+                log.warning("events stay in the spool", extra={"waiting": self.waiting})
+            self._spool.close()
 
     def _run(self) -> None:
-        while True:
-            if self._refused and self._producer is not None:
-                self._producer.close()
-                self._producer = None
-            if self._producer is None and not self._connected():
-                if self._closing:
-                    return
-                time.sleep(IDLE_S)
-                continue
-            with suppress(queue.Empty):
-                letter = self._queue.get(timeout=IDLE_S)
-                if letter is None:
-                    break
-                for topic, event in letter.events.items():
-                    self._send(topic, event, letter)
-                if self._queue.empty():
-                    time.sleep(LINGER_S)
-        if self._producer is not None:
-            self._producer.close()
+        self._forward()
+        started = time.monotonic()
+        while not self._closing.wait(LOOK_S):
+            child = self._forwarder
+            if child is not None and child.poll() is not None:
+                log.error("forwarder ended", extra={"code": child.returncode})
+                self._forwarder = None
+            if self._forwarder is None and time.monotonic() - started > RESTART_S:
+                started = time.monotonic()
+                self._forward()
+            self._look()
+        if self._forwarder is not None and self._forwarder.stdin is not None:
+            self._forwarder.stdin.close()  # tells it that nothing more comes
 
-    def _connected(self) -> bool:
+    def _forward(self) -> None:
         try:
-            self._producer = self._connect()
-        except (WhiteboardError, OSError, ValueError) as error:  # the last two: an address that cannot be one
-            self._problem = str(error)
-            return False
-        self._refused = False
-        log.info("outbox connected", extra={"waiting": self._waiting})
-        return True
+            with self._lock:
+                spool = self._open()
+            command = [sys.executable, "-m", "whiteboard.forwarder", str(spool.folder), "--writer", spool.meta.writer]
+            environment = os.environ | self._settings.environment()
+            self._forwarder = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)
+        except OSError as error:
+            log.error("forwarder not started", extra={"reason": str(error)})
 
-    def _send(self, topic: str, event: Struct, letter: _Letter) -> None:
-        assert self._producer is not None
-        try:
-            sent = self._producer.send(topic, event, key=letter.key, trace=letter.trace)
-        except Exception as error:  # whatever the client raises, the next event must have its chance
-            self._done(topic, letter.trace, error)
-        else:
-            sent.add_both(lambda outcome: self._done(topic, letter.trace, outcome))
-
-    def _done(self, topic: str, trace: str, outcome: object) -> None:  # in the client's sender thread, or in ours
-        with self._lock:
-            self._waiting -= 1
-            self._moved = time.monotonic()
-        if not isinstance(outcome, BaseException):
+    def _look(self) -> None:
+        """Takes notice of what the forwarder has done."""
+        if self._spool is None:
             return
-        LOST.labels(topic).inc()
-        if not self._refused:  # one line an outage, not one an event
-            log.error("event lost", extra={"topic": topic, "trace": trace, "error": repr(outcome)})
-        self._problem, self._refused = repr(outcome), True
+        written = self._written
+        point = checkpoint(self._spool.folder)
+        if point is None:
+            return
+        for topic, lost in point.lost.items():
+            LOST.labels(topic).inc(max(0, lost - self._point.lost.get(topic, 0)))
+        if point.next != self._point.next or point.next >= self._spool.next:
+            self._moved = time.monotonic()
+        self._point = point
+        size = waiting_bytes(self._spool.folder, point.next) if self.waiting else 0
+        self._bytes = size + self._written - written

@@ -29,8 +29,9 @@ class EventProducer:
     """Writes events; idempotent, acknowledged by all replicas. Safe to share between threads.
 
     `linger_ms` is how long an event may wait for others to share its batch: a few for a service, 20 for bulk.
-    `max_block_ms` bounds the wait for a topic's partitions when it is first written to. `sent`, `acked` and `failed`
-    count events. Raises EventLogUnavailableError at once if no broker answers.
+    `max_block_ms` bounds the wait for a topic's partitions when it is first written to; an event that is not
+    acknowledged within `delivery_timeout_s` is refused, and may have been written after all. `sent`, `acked` and
+    `failed` count events. Raises EventLogUnavailableError at once if no broker answers.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class EventProducer:
         linger_ms: int = 2,
         max_block_ms: int = ANSWER_TIMEOUT_MS,
         max_pending: int = 20_000,
+        delivery_timeout_s: float = 30.0,
     ) -> None:
         self._settings, self._max_pending = settings, max_pending
         self._schemas = {event_type: schema for schema, event_type in schemas.items()}
@@ -56,7 +58,7 @@ class EventProducer:
                 max_block_ms=max_block_ms,
                 batch_size=BATCH_BYTES,
                 compression_type=None if settings.kafka_compression == "none" else settings.kafka_compression,
-                delivery_timeout_ms=30_000,
+                delivery_timeout_ms=round(delivery_timeout_s * 1000),
                 allow_auto_create_topics=False,
                 metrics_enabled=False,
             )
@@ -136,6 +138,13 @@ class EventProducer:
             log.error("events were not sent before closing", extra={"unsent": self.sent - self.acked - self.failed})
             self._producer._sender.force_close()  # else its thread would go on trying for ever
             self._producer.close(timeout_s)
+
+    def give_up(self) -> None:
+        """Sends nothing more; what is under way is refused, and may have been written after all. Does not wait.
+
+        Called from a future's callback, it keeps later events of the same key from overtaking the one that failed.
+        """
+        self._producer._sender.force_close()
 
     def __enter__(self) -> Self:
         return self

@@ -51,6 +51,10 @@ class Settings(BaseSettings):
         5.0, ge=0, description="how long a service uses an item's feature row before it reads it again"
     )
 
+    spool_mb: int = Field(
+        512, ge=1, description="what may wait for the event log on the disk of each service; beyond it requests get 503"
+    )
+
     trace_log_share: float = Field(
         1.0, ge=0, le=1, description="share of traces of which each process writes log lines; a line takes 12 µs"
     )
@@ -63,6 +67,10 @@ class Settings(BaseSettings):
     @property
     def lake_dir(self) -> Path:
         return self.home / "lake"
+
+    @property
+    def spool_dir(self) -> Path:
+        return self.home / "spool"
 
     @property
     def feast_dir(self) -> Path:

@@ -124,6 +124,7 @@ _PROBLEMS = {
     409: "the transaction_id was used for another payment",
     413: "the body is too large",
     422: "a field is missing, unknown, of the wrong type or out of range, or the payment is too far in the past",
+    503: "the event log is away and its spool is full; nothing was decided",
 }
 
 

@@ -43,6 +43,7 @@ REMEMBERED = 100_000  # decisions kept for retries: minutes at full load, hours 
 DAYS_REMEMBERED = 7  # event days with decisions: who retries a payment does it within hours
 CACHED_ROWS = 20_000  # rows kept for when the store is away; some 30 MB
 READ_DEADLINE_S = 0.1  # p99 of a read is 1 ms; what takes longer than this will take far longer
+NO_ROOM = "the spool to the event log takes no more events for now; nothing was decided, try again"
 ANSWERED = tuple(DecisionOut.model_fields)
 LOGGED = ("transaction_id", "decision", "model_version", "degraded", "latency_ms")
 
@@ -111,7 +112,8 @@ class FraudService:
     async def decide(self, transaction: Transaction, trace: str) -> Answer:
         """The answer to a payment; the same payment again gets the same answer and is not counted.
 
-        Raises ProblemError for another payment under a known id (409), and for one too far in the past (422).
+        Raises ProblemError for another payment under a known id (409), for one too far in the past (422), and when
+        its events cannot be kept (503); then it is as if it had never been asked about.
         """
         transaction_id = transaction.transaction_id
         if (known := self._answered.get(transaction_id)) is not None:
@@ -134,9 +136,11 @@ class FraudService:
         except LateEventError as error:
             raise ProblemError(422, f"event_timestamp: {error}") from error
         body = msgspec.json.encode({name: getattr(decision, name) for name in ANSWERED})
-        self._answered.put(transaction.transaction_id, (transaction, body))
         handing = time.perf_counter()
-        self.outbox.put({TRANSACTIONS: transaction, DECISIONS: decision}, key=transaction.customer_id, trace=trace)
+        events = {TRANSACTIONS: transaction, DECISIONS: decision}
+        if not self.outbox.put(events, key=transaction.customer_id, trace=trace):
+            raise ProblemError(503, NO_ROOM, {"Retry-After": "1"})
+        self._answered.put(transaction.transaction_id, (transaction, body))
         hops["produce"] = time.perf_counter() - handing
         for hop, seconds in hops.items():
             HOP_SECONDS.labels(hop).observe(seconds)
@@ -159,7 +163,7 @@ class FraudService:
         return Rows(*rows, "current")
 
     def close(self) -> None:
-        """Sends what still waits for the event log."""
+        """Sends what still waits for the event log; what cannot be sent now stays in the spool."""
         self.outbox.close()
         self._store.close()
 

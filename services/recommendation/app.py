@@ -144,7 +144,7 @@ def build(service: RecommendationService) -> FastAPI:
 _PROBLEMS = {
     413: "the body is too large",
     422: "a field is missing, unknown, of the wrong type or out of range, or the time is too far in the past",
-    503: "the event log takes no more events for now",
+    503: "the event log is away and its spool is full",
 }
 
 

@@ -67,6 +67,7 @@ READ_DEADLINE_S = 0.03  # p99 of a user's row is 1 ms, of all candidates' rows s
 DEADLINE_S = 0.04  # from here on there is no time for a ranking
 FILL_PAUSE_S = 0.005  # between 25 items' rows in the background: requests are served meanwhile
 CACHED_ROWS = 20_000  # users' rows kept for when the store is away
+NO_ROOM = "the spool to the event log takes no more events for now; try again"
 REMEMBERED = 100_000  # interactions and exposures recognised when they come again
 
 UserRows = tuple[bytes | None, bytes | None]  # state, batch recommendations
@@ -197,7 +198,11 @@ class RecommendationService:
         return {name: reason for name, reason in found.items() if reason}
 
     async def recommend(self, user_id: str, k: int, at: datetime, request_id: str, context: str | None) -> Answer:
-        """The answer for a user at `at`. Raises ProblemError for a time too far before the newest events (422)."""
+        """The answer for a user at `at`.
+
+        Raises ProblemError for a time too far before the newest events (422), and when the impression cannot be kept,
+        so that nobody is shown what is not known to have been shown (503).
+        """
         started, t_us = time.perf_counter(), micros(at)
         self._clock_us = max(self._clock_us, t_us)
         experiment, arm = self._arm(user_id, at)
@@ -313,19 +318,20 @@ class RecommendationService:
         return items, True
 
     def _hand_over(self, impression: Impression) -> None:
-        self.outbox.put({IMPRESSIONS: impression}, key=impression.user_id, trace=impression.request_id)
-        if impression.experiment is None or impression.arm is None:
-            return
-        met = (impression.experiment, impression.user_id)
-        if self._exposed.get(met) is None:  # again after a restart: the first exposure of a unit counts
-            self._exposed.put(met, True)
-            exposure = Exposure(
+        """Hands the impression to the log, and the exposure if it is the user's first. Raises ProblemError (503)."""
+        events: dict[str, Impression | Exposure] = {IMPRESSIONS: impression}
+        met = (impression.experiment or "", impression.user_id)
+        if impression.experiment and impression.arm and self._exposed.get(met) is None:
+            events[EXPOSURES] = Exposure(  # again after a restart: the first exposure of a unit counts
                 experiment=impression.experiment,
                 unit_id=impression.user_id,
                 arm=impression.arm,
                 event_timestamp=impression.event_timestamp,
             )
-            self.outbox.put({EXPOSURES: exposure}, key=impression.user_id, trace=impression.request_id)
+        if not self.outbox.put(events, key=impression.user_id, trace=impression.request_id):
+            raise ProblemError(503, NO_ROOM, {"Retry-After": "1"})
+        if EXPOSURES in events:
+            self._exposed.put(met, True)
 
     def _body(self, impression: Impression, items: list[dict[str, Any]]) -> bytes:
         if logged(impression.request_id, self.settings.trace_log_share):
@@ -355,12 +361,12 @@ class RecommendationService:
                 position=given.position,
             )
             if not self.outbox.put({INTERACTIONS: event}, key=event.user_id, trace=trace):
-                raise ProblemError(503, "the event log does not take events now; try again", {"Retry-After": "1"})
+                raise ProblemError(503, NO_ROOM, {"Retry-After": "1"})
             self._seen.put(given.interaction_id, True)
             TAKEN.labels(given.event_type).inc()
         return len(fresh), len(interactions) - len(fresh)
 
     def close(self) -> None:
-        """Sends what still waits for the event log."""
+        """Sends what still waits for the event log; what cannot be sent now stays in the spool."""
         self.outbox.close()
         self._store.close()

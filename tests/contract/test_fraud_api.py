@@ -14,7 +14,6 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
-from kafka.future import Future
 from prometheus_client import REGISTRY
 
 from services.fraud import service as service_module
@@ -22,9 +21,10 @@ from services.fraud.app import build
 from services.fraud.schemas import DECISION, PAYMENT, DecisionOut, TransactionIn
 from services.fraud.service import FraudService
 from tests.conftest import WaitUntil
+from tests.spooled import spooled
 from whiteboard.errors import FeatureStoreError
 from whiteboard.fraud.decision import Thresholds
-from whiteboard.fraud.events import Decision, Transaction
+from whiteboard.fraud.events import SCHEMAS, Decision, Transaction
 from whiteboard.fraud.features import CUSTOMER_FOLD, FEATURES
 from whiteboard.fraud.reasons import Reason
 from whiteboard.hotswap import Loaded
@@ -70,16 +70,13 @@ class Store:
 
 @dataclass
 class Log:
-    """Takes events as EventProducer does."""
+    """The events on their way to the log."""
 
-    events: list[tuple[str, Any, str, str]] = field(default_factory=list)
+    spool_dir: Path
 
-    def send(self, topic: str, event: Any, *, key: str, trace: str) -> Future:
-        self.events.append((topic, event, key, trace))
-        return Future().success(None)
-
-    def close(self) -> None:
-        pass
+    @property
+    def events(self) -> list[tuple[str, Any, str, str]]:
+        return spooled(self.spool_dir, SCHEMAS)
 
 
 @dataclass
@@ -97,11 +94,11 @@ class Api:
     """The app with its stand-ins, called without a network."""
 
     def __init__(self, home: Path) -> None:
-        self.model, self.store, self.log = Model(), Store(), Log()
+        settings = Settings(home=home, exploration=0.0)
+        self.model, self.store, self.log = Model(), Store(), Log(settings.spool_dir)
         self.store_ready = True
         self.models = Models(Loaded("3", self.model))
-        settings = Settings(home=home, exploration=0.0)
-        outbox = Outbox(settings, "test", {}, connect=lambda: self.log)  # type: ignore[arg-type, return-value]
+        outbox = Outbox(settings, "test", SCHEMAS, forwarder=False)
         self.service = FraudService(settings, models=self.models, outbox=outbox, connect=self._connect)  # type: ignore[arg-type]
         self.app: FastAPI = build(self.service)
 
@@ -211,7 +208,7 @@ def test_the_document_promises_problems_for_errors(api: Api) -> None:
     document = api.call(("GET", "/openapi.json", None))[0].json()
     responses = document["paths"]["/v1/decisions"]["post"]["responses"]
     refusals = {status for status in responses if status >= "400"}
-    assert refusals == {"400", "408", "409", "413", "422", "431", "500"}
+    assert refusals == {"400", "408", "409", "413", "422", "431", "500", "503"}
     assert all(responses[status]["content"].keys() == {"application/problem+json"} for status in refusals)
     assert document["components"]["schemas"]["DecisionOut"]["example"] == DECISION
 
@@ -407,7 +404,7 @@ def test_a_failing_challenger_never_reaches_the_answer(api: Api, wait_until: Wai
 
 
 def test_readiness_names_each_missing_part_and_decisions_go_on(tmp_path: Path) -> None:
-    api = Api(tmp_path)  # not started: the outbox has no broker yet
+    api = Api(tmp_path)  # not started: nothing is connected yet
     api.store_ready, api.models.champion = False, None
     api.service.refresh()
     response = api.call(("GET", "/health/ready", None))[0]
@@ -417,6 +414,6 @@ def test_readiness_names_each_missing_part_and_decisions_go_on(tmp_path: Path) -
     assert api.decided()["degraded"]
     api.store_ready, api.models.champion = True, Loaded("1", api.model)
     api.service.start()
-    assert set(api.service.missing()) <= {"event log"}  # its thread is connecting
+    assert set(api.service.missing()) <= {"event log"}  # nobody forwards to it here
     assert not api.decided(transaction_id="t-2")["degraded"]
     api.service.close()

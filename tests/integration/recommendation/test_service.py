@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ import httpx
 import numpy as np
 import pandas as pd
 import pytest
-from kafka.future import Future
 
 from pipelines.recommendation.dataset import build as build_dataset
 from pipelines.recommendation.train import TrainConfig, fit
@@ -21,6 +20,7 @@ from services.recommendation.schemas import INTERACTION, RecommendationsOut
 from services.recommendation.service import Reader, RecommendationService
 from tests.conftest import WaitUntil
 from tests.integration.recommendation.history import lived_in
+from tests.spooled import spooled
 from whiteboard.experiment import Experiment, Metric, declare
 from whiteboard.featurestore import FeatureStore
 from whiteboard.hotswap import Loaded
@@ -32,6 +32,7 @@ from whiteboard.recommendation.events import (
     EXPOSURES,
     IMPRESSIONS,
     INTERACTIONS,
+    SCHEMAS,
     Impression,
     Interaction,
 )
@@ -49,22 +50,17 @@ NOW = datetime(2026, 1, 5, 12, tzinfo=UTC) + timedelta(days=DAYS)
 RETRIEVAL = RetrievalConfig(factors=16, dimensions=32)
 
 
-@dataclass
 class Log:
-    """Takes events as EventProducer does."""
+    """The events on their way to the log, from when this is made."""
 
-    events: list[tuple[str, Any]] = field(default_factory=list)
-
-    def send(self, topic: str, event: Any, *, key: str, trace: str) -> Future:
-        assert key == getattr(event, "user_id", None) or key == event.unit_id
-        self.events.append((topic, event))
-        return Future().success(None)
-
-    def close(self) -> None:
-        pass
+    def __init__(self, settings: Settings) -> None:
+        self._spool_dir = settings.spool_dir
+        self._before = len(spooled(self._spool_dir, SCHEMAS))
 
     def of(self, topic: str) -> list[Any]:
-        return [event for at, event in self.events if at == topic]
+        events = spooled(self._spool_dir, SCHEMAS)[self._before :]
+        assert all(key == getattr(e, "user_id", None) or key == getattr(e, "unit_id", None) for _, e, key, _ in events)
+        return [event for at, event, _, _ in events if at == topic]
 
 
 @dataclass
@@ -99,9 +95,9 @@ class Api:
     """The service on that home, called without a network."""
 
     def __init__(self, settings: Settings, model: RecommendationModel | None) -> None:
-        self.log, self.models = Log(), Models(Loaded("3", model) if model else None)
+        self.log, self.models = Log(settings), Models(Loaded("3", model) if model else None)
         self.error: Exception | None = None
-        outbox = Outbox(settings, "test", {}, connect=lambda: self.log)  # type: ignore[arg-type, return-value]
+        outbox = Outbox(settings, "test", SCHEMAS, forwarder=False)
         self.service = RecommendationService(
             settings,
             models=self.models,  # type: ignore[arg-type]

@@ -1,0 +1,171 @@
+"""From a service's put to the log and the lake, whatever dies meanwhile: every event once, in order."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec import Struct
+
+from tests.conftest import WaitUntil
+from whiteboard.embedded import EmbeddedStack
+from whiteboard.eventlog import create_topics
+from whiteboard.fraud.events import DECISIONS, LABELS
+from whiteboard.ledger import Ledger
+from whiteboard.logtail import LogTail
+from whiteboard.outbox import Outbox
+from whiteboard.settings import Settings
+from whiteboard.spool import checkpoint, end
+
+KEYS = 5
+
+
+class Note(Struct):
+    """An event of any topic."""
+
+    number: int
+
+
+SCHEMAS: dict[str, type[Struct]] = {"fraud.decision.v1": Note}
+TOPICS = (DECISIONS, LABELS)
+
+
+class Home:
+    """A broker and the outboxes that write to it."""
+
+    def __init__(self, stack: EmbeddedStack, wait_until: WaitUntil) -> None:
+        self.stack, self.wait_until = stack, wait_until
+        self.settings = stack.start_broker()
+        create_topics(self.settings)
+        self.broker = stack.process("broker")
+        self.numbers = 0
+        self.outboxes: list[Outbox] = []
+
+    def outbox(self, **changes: Any) -> Outbox:
+        outbox = Outbox(self.settings.model_copy(update=changes), "test", SCHEMAS, topics=TOPICS)
+        self.outboxes.append(outbox)
+        outbox.start()
+        return outbox
+
+    def put(self, outbox: Outbox, count: int) -> None:
+        for _ in range(count):
+            assert outbox.put({topic: Note(self.numbers) for topic in TOPICS}, key=f"c-{self.numbers % KEYS}")
+            self.numbers += 1
+
+    def log(self) -> dict[tuple[str, int], list[int]]:
+        """The numbers that stand in the log, by topic and partition, in the order of their offsets."""
+        found: dict[tuple[str, int], list[int]] = {}
+        with LogTail(self.settings, "test", TOPICS) as tail:
+            for record in tail.read({}):
+                number = int(record.value.partition(b":")[2].rstrip(b"}"))
+                found.setdefault((record.topic, record.partition), []).append(number)
+        return found
+
+    def holds_each_once_in_order(self) -> None:
+        log = self.log()
+        assert log and all(numbers == sorted(numbers) for numbers in log.values())
+        for topic in TOPICS:
+            numbers = sorted(n for (at, _), held in log.items() if at == topic for n in held)
+            assert numbers == list(range(self.numbers))
+
+    def drained(self, outbox: Outbox) -> None:
+        self.wait_until(lambda: outbox.waiting == 0, 40, f"{outbox.waiting} events wait: {outbox.problem}")
+
+
+@pytest.fixture
+def home(tmp_path: Path, wait_until: WaitUntil) -> Iterator[Home]:
+    with EmbeddedStack(Settings(home=tmp_path)) as stack:
+        home = Home(stack, wait_until)
+        yield home
+        for outbox in home.outboxes:
+            outbox.close()
+
+
+def test_events_reach_the_log_in_order_and_closing_sends_what_waits(home: Home) -> None:
+    outbox = home.outbox()
+    home.put(outbox, 300)
+    outbox.close()
+    assert outbox.waiting == 0
+    home.holds_each_once_in_order()
+
+
+def test_a_broker_that_stands_still_delays_events_and_doubles_none(home: Home) -> None:
+    outbox = home.outbox()
+    home.put(outbox, 100)
+    home.drained(outbox)
+    os.kill(home.broker.pid, signal.SIGSTOP)
+    home.put(outbox, 100)
+    home.wait_until(lambda: "wait" in outbox.problem or "does not answer" in outbox.problem, 30)
+    os.kill(home.broker.pid, signal.SIGCONT)
+    home.put(outbox, 100)
+    home.drained(outbox)
+    home.wait_until(lambda: not outbox.problem, 10)
+    home.holds_each_once_in_order()
+
+
+def test_a_forwarder_killed_before_its_checkpoint_is_succeeded_by_one_that_doubles_nothing(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox = home.outbox()
+    home.put(outbox, 200)
+    home.drained(outbox)
+    (folder,) = home.settings.spool_dir.iterdir()
+    before = checkpoint(folder)
+    home.put(outbox, 200)
+    home.wait_until(lambda: sum(map(len, home.log().values())) == 800, 20)
+    forwarder = outbox._forwarder
+    assert forwarder is not None and before is not None
+    os.kill(forwarder.pid, signal.SIGSTOP)
+    ledger = Ledger(folder)
+    ledger.point = before  # as if it had been killed before it could write down what it knew
+    ledger.save()
+    for acks in folder.glob("*.acks"):
+        acks.unlink()
+    forwarder.kill()
+    home.put(outbox, 200)
+    home.drained(outbox)
+    home.holds_each_once_in_order()
+
+
+def test_a_broker_that_is_absent_at_the_start_gets_everything_when_it_comes(home: Home) -> None:
+    home.broker.kill()
+    outbox = home.outbox()
+    home.put(outbox, 100)
+    home.wait_until(lambda: "does not answer" in outbox.problem, 20)
+    home.broker.restart()
+    home.wait_until(lambda: "do not exist" in outbox.problem, 20)
+    create_topics(home.settings)
+    home.drained(outbox)
+    home.holds_each_once_in_order()
+
+
+def test_closing_without_a_broker_keeps_the_events_for_the_next_start(home: Home) -> None:
+    home.broker.kill()
+    outbox = home.outbox()
+    home.put(outbox, 50)
+    outbox.close(timeout_s=5)
+    assert outbox.waiting == 2 * 50
+    home.broker.restart()
+    create_topics(home.settings)
+    successor = home.outbox()
+    home.put(successor, 50)
+    home.drained(successor)
+    home.holds_each_once_in_order()
+
+
+def test_a_log_begun_anew_gets_what_is_not_in_the_lake_once_more(home: Home) -> None:
+    outbox = home.outbox()
+    home.put(outbox, 200)
+    home.drained(outbox)
+    home.broker.kill()
+    home.put(outbox, 100)
+    home.broker.restart()
+    create_topics(home.settings)
+    home.put(outbox, 100)
+    (folder,) = home.settings.spool_dir.iterdir()
+    home.wait_until(
+        lambda: (point := checkpoint(folder)) is not None and point.next == end(folder) and not point.problem, 40
+    )
+    home.holds_each_once_in_order()

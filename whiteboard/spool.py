@@ -1,0 +1,307 @@
+"""A spool: what a service has promised to write to the event log, in files, until it is there.
+
+    HOME/spool/fraud-service-1/spool.json                   {"id": "5f0c…", "topics": ["fraud.transactions", …], …}
+                              /00000000000000000001.seg     letters, the first of which begins with event number 1
+                              /00000000000000000001.acks    where the events of that segment lie in the log
+                              /checkpoint.json              every event below `next` is acknowledged
+                              /writer.lock, forwarder.lock  held by the service, and by the process that empties it
+
+A letter, MessagePack, holds all events of one request. It is one frame, written by one call; a frame that was cut short
+by a kill, or damaged on the disk, is recognised by its length and checksum, and costs no other:
+
+    ff 57 42 fe | length | crc32 of the rest | number of its first event | [key, trace, [[topic, schema, value], …]]
+
+Events are numbered from 1 without a gap; the number and the spool's id go along as header, so that an event that
+may or may not have been written can be looked for in the log.
+"""
+
+import fcntl
+import os
+import zlib
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+from secrets import token_hex
+from struct import Struct as Layout
+from typing import IO, NamedTuple
+
+import msgspec
+from msgspec import Struct
+
+MAGIC = b"\xffWB\xfe"  # cannot be within UTF-8 text, which a letter mostly is
+_HEAD = Layout(">4sIIQ")
+_NUMBER = Layout(">Q")
+SEGMENT_BYTES = 4 * 1024**2  # what is dropped at once; some 2,000 decisions
+MAX_FRAME = 64 * 1024**2  # a length beyond it is damage
+META, CHECKPOINT, WRITER_LOCK, FORWARDER_LOCK = "spool.json", "checkpoint.json", "writer.lock", "forwarder.lock"
+
+
+class Envelope(Struct, array_like=True, frozen=True):
+    """An event as it will lie in the log."""
+
+    topic: str
+    schema: str
+    value: bytes
+
+
+class Letter(Struct, array_like=True, frozen=True):
+    """The events of one request."""
+
+    key: str
+    trace: str
+    events: list[Envelope]
+
+
+class Frame(NamedTuple):
+    """A frame as read: the number of its first event, what it holds, and where the next frame begins."""
+
+    number: int
+    payload: bytes
+    end: int
+
+
+class Meta(Struct):
+    """What a spool says of itself. `writer` is another one each time that a service takes it."""
+
+    id: str
+    topics: list[str]
+    writer: str
+
+
+class Checkpoint(Struct):
+    """How far the forwarder of a spool has come."""
+
+    next: int = 1  # every event with a smaller number is acknowledged (or lost)
+    logs: dict[str, str] = {}  # by topic: the id of the log in which they are
+    positions: dict[str, dict[int, int]] = {}  # by topic and partition: what may be ours and unknown lies from here on
+    clean: bool = True  # nothing was sent beyond `next`
+    lost: dict[str, int] = {}  # by topic: events that can never be written
+    writer: str = ""  # the mark of the service that the forwarder was started by
+    problem: str = "no broker has answered yet"
+
+
+def frame(number: int, payload: bytes) -> bytes:
+    """The bytes of a frame."""
+    checksum = zlib.crc32(payload, zlib.crc32(_NUMBER.pack(number)))
+    return _HEAD.pack(MAGIC, len(payload), checksum, number) + payload
+
+
+def frames(data: bytes, *, growing: bool = False) -> Iterator[Frame]:
+    """The whole, undamaged frames of a file's bytes, in order; damaged ones are left out.
+
+    Of a file that is `growing`, what ends with the data may just be on its way; it is not passed over.
+
+    >>> data = frame(1, b"one") + frame(2, b"two")
+    >>> [f.payload for f in frames(data)], [f.payload for f in frames(data[:-1])]
+    ([b'one', b'two'], [b'one'])
+    """
+    at = 0
+    while at + _HEAD.size <= len(data):
+        magic, length, checksum, number = _HEAD.unpack_from(data, at)
+        end = at + _HEAD.size + length
+        if magic == MAGIC and length <= MAX_FRAME and end <= len(data):
+            payload = data[at + _HEAD.size : end]
+            if zlib.crc32(payload, zlib.crc32(_NUMBER.pack(number))) == checksum:
+                yield Frame(number, payload, end)
+                at = end
+                continue
+            if growing and end == len(data):
+                return
+        at = data.find(MAGIC, at + 1)
+        if at < 0:
+            return
+
+
+def segments(folder: Path) -> list[Path]:
+    """The segment files, oldest first."""
+    return sorted(folder.glob("*.seg"))
+
+
+def first_of(segment: Path) -> int:
+    """The number of a segment's first event."""
+    return int(segment.stem)
+
+
+def letters(segment: Path) -> Iterator[tuple[int, Letter]]:
+    """A segment's letters, each with the number of its first event."""
+    for found in frames(segment.read_bytes()):
+        yield found.number, decode(found.payload)
+
+
+_decoder = msgspec.msgpack.Decoder(Letter)
+decode = _decoder.decode
+
+
+def lock(path: Path, *, wait: bool = False) -> IO[str] | None:
+    """The lock, to be kept open as long as it is to be held; None if somebody else holds it and we are not to wait."""
+    file = path.open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        file.close()
+        return None
+    return file
+
+
+def replace(path: Path, value: Struct) -> None:
+    """Writes `value` as JSON; who reads meanwhile sees the old text or the new one."""
+    draft = path.with_suffix(".tmp")
+    draft.write_bytes(msgspec.json.encode(value))
+    draft.replace(path)
+
+
+def checkpoint(folder: Path) -> Checkpoint | None:
+    """The newest checkpoint; None if there is none that can be read."""
+    with suppress(OSError, msgspec.MsgspecError):
+        return msgspec.json.decode((folder / CHECKPOINT).read_bytes(), type=Checkpoint)
+    return None
+
+
+def meta(folder: Path) -> Meta | None:
+    """What the spool says of itself; None if there is nothing that can be read."""
+    with suppress(OSError, msgspec.MsgspecError):
+        return msgspec.json.decode((folder / META).read_bytes(), type=Meta)
+    return None
+
+
+def end(folder: Path) -> int:
+    """The number that the next event will have."""
+    known = checkpoint(folder)
+    following = known.next if known else 1
+    for segment in reversed(segments(folder)):
+        for number, letter in letters(segment):
+            following = max(following, number + len(letter.events))
+        return max(following, first_of(segment))
+    return following
+
+
+def waiting_bytes(folder: Path, following: int) -> int:
+    """The size of the segments that hold an event from number `following` on, the newest segment included."""
+    files = segments(folder)
+    ends = [first_of(later) for later in files[1:]]
+    held = [segment for segment, last in zip(files, ends, strict=False) if last > following] + files[-1:]
+    size = 0
+    for segment in held:
+        with suppress(FileNotFoundError):  # the forwarder has just dropped it
+            size += segment.stat().st_size
+    return size
+
+
+class Reader:
+    """Reads a spool's letters in order while it is written to."""
+
+    def __init__(self, folder: Path, start: int) -> None:
+        self.next = start  # the number of the first event that was not handed out yet
+        self.missing = 0  # events that damage has taken
+        self._folder = folder
+        self._file: IO[bytes] | None = None
+        self._first = 0
+        self._read: deque[tuple[int, Letter]] = deque()
+
+    def take(self) -> tuple[int, Letter] | None:
+        """The next letter and the number of its first event; None if there is none yet."""
+        while not self._read:
+            if not self._refill():
+                return None
+        number, letter = self._read.popleft()
+        self.missing += max(0, number - self.next)
+        self.next = number + len(letter.events)
+        return number, letter
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._file is not None:
+            self._file.close()
+
+    def _refill(self) -> bool:
+        """Whether there is more to look at: letters, or another segment."""
+        firsts = [first_of(segment) for segment in segments(self._folder)]  # before reading: see below
+        if self._file is None:
+            return self._open(max((f for f in firsts if f <= self.next), default=min(firsts, default=0)))
+        later = [f for f in firsts if f > self._first]
+        at = self._file.tell()
+        data = self._file.read()
+        consumed = 0
+        for found in frames(data, growing=not later):
+            consumed = found.end
+            letter = decode(found.payload)
+            if found.number + len(letter.events) > self.next:
+                self._read.append((found.number, letter))
+        self._file.seek(at + consumed)
+        if consumed:
+            return True
+        return self._open(min(later)) if later else False  # a segment with a successor grows no more
+
+    def _open(self, first: int) -> bool:
+        if not first:
+            return False
+        self.close()
+        self._file, self._first = (self._folder / f"{first:020d}.seg").open("rb"), first
+        return True
+
+
+class Spool:
+    """The writing end: the first free spool of `name` below `root`, and what an earlier service left in it.
+
+    Replicas that share a home take one each: `name-1`, `name-2`, … Raises OSError when its folder cannot be written.
+    """
+
+    def __init__(self, root: Path, name: str, topics: Sequence[str], segment_bytes: int = SEGMENT_BYTES) -> None:
+        self._segment_bytes = segment_bytes
+        self._file = -1
+        root.mkdir(parents=True, exist_ok=True)
+        for slot in count(1):
+            self.folder = root / f"{name}-{slot}"
+            self.folder.mkdir(exist_ok=True)
+            held = lock(self.folder / WRITER_LOCK)
+            if held is not None:
+                self._lock = held
+                break
+        before = meta(self.folder)
+        known = before is not None and (checkpoint(self.folder) is not None or bool(segments(self.folder)))
+        identity = before.id if before is not None and known else token_hex(8)
+        merged = dict.fromkeys([*topics, *(before.topics if before else [])])
+        self.meta = Meta(identity, list(merged), token_hex(8))
+        replace(self.folder / META, self.meta)
+        self.next = end(self.folder)
+        self._begin()
+
+    def append(self, payload: bytes, events: int) -> None:
+        """Writes a letter of so many events. Raises OSError, and leaves nothing behind, if it cannot be written."""
+        if self._size >= self._segment_bytes or self._file < 0:
+            self._begin()
+        data = frame(self.next, payload)
+        try:
+            written = os.write(self._file, data)
+            if written < len(data):
+                raise OSError(f"only {written} of {len(data)} bytes were written to {self.folder}")
+        except OSError:
+            self._undo()
+            raise
+        self._size += written
+        self.next += events
+
+    def close(self) -> None:
+        """Gives the spool up; another service may take it."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+        self._lock.close()
+
+    def _begin(self) -> None:
+        """Goes on in a new segment."""
+        path = self.folder / f"{self.next:020d}.seg"
+        # One of that name holds no whole letter.
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
+        if self._file >= 0:
+            os.close(self._file)
+        self._file, self._size = file, 0
+
+    def _undo(self) -> None:
+        try:
+            os.ftruncate(self._file, self._size)
+        except OSError:  # then the rest of this segment is left alone; what is cut short is no letter
+            os.close(self._file)
+            self._file = -1
