@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from whiteboard.drill_cli import drill
 from whiteboard.errors import WhiteboardError
 from whiteboard.experiment_cli import app as experiment_app
 from whiteboard.fraud.cli import app as fraud_app
@@ -41,6 +42,7 @@ app.add_typer(recommendation_app, name="recommendation")
 app.add_typer(experiment_app, name="experiment")
 app.add_typer(keys_app, name="keys")
 app.add_typer(privacy_app, name="privacy")
+app.command(epilog="Example: whiteboard drill broker-down --rate 100 --seconds 10   (or: list, all)")(drill)
 dead_letters = typer.Typer(
     help="Records that could not be decoded: look at them, send them again.", no_args_is_help=True
 )

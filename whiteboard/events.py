@@ -29,10 +29,13 @@ class Exposure(Event, frozen=True, kw_only=True):
 
 
 class Alert(Event, frozen=True, kw_only=True):
-    """The monitor asks for a retrain: what it saw, on which day of the event clock, beyond which limit."""
+    """The monitor asks for a retrain: what it saw, on which day of the event clock, beyond which limit.
+
+    A rollback asks for nothing: `value` is the quality of the version that served, `limit` that of the version before.
+    """
 
     event_timestamp: Timestamp
-    kind: Literal["drift", "quality", "parity"]
+    kind: Literal["drift", "quality", "parity", "rollback"]
     model_version: str
     value: float
     limit: float

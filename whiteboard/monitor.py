@@ -25,11 +25,13 @@ import msgspec
 import pandas as pd
 
 from whiteboard.drift import SHARE_LIMIT, Baseline, DriftVerdict
+from whiteboard.errors import ModelError, RegistryUnavailableError
 from whiteboard.eventlog import EventProducer
 from whiteboard.events import Alert
 from whiteboard.lake import Lake, connect
 from whiteboard.monitor_metrics import REGISTERED, begin, export
-from whiteboard.registry import CHALLENGER, CHAMPION, Registry
+from whiteboard.registry import CHALLENGER, CHAMPION, Registry, VersionRef
+from whiteboard.rollback import Contest, Succession, roll_back
 from whiteboard.settings import Settings
 from whiteboard.skew import Coverage, Skew, comparable, compare, feature_columns
 from whiteboard.telemetry import BEAT
@@ -86,6 +88,15 @@ class Monitor:
         """The limit that this quality is beyond, if it is."""
         raise NotImplementedError
 
+    def contest(
+        self, connection: duckdb.DuckDBPyConnection, day: date, served: VersionRef, before: VersionRef
+    ) -> Contest | None:
+        """Both versions on the outcomes that `quality` is about: those of what `served` decided; None without any.
+
+        Raises ModelError if one of them cannot be loaded.
+        """
+        raise NotImplementedError
+
     def counts(self, connection: duckdb.DuckDBPyConnection, day: date) -> dict[str, Any]:
         """What else a day's line tells of its decisions."""
         raise NotImplementedError
@@ -105,6 +116,7 @@ class Monitor:
         self._folder = settings.monitor_dir / self.system
         self._folder.mkdir(parents=True, exist_ok=True)
         self._path = self._folder / "windows.jsonl"
+        self._succession = Succession(self._registry, self.system, self._folder / "champion.json")
         self.windows = _complete_lines(self._path)
         self._baselines: dict[str, Baseline] = {}
         begin(self.system, drift=drift_share, quality=quality_limit, parity=mismatched)
@@ -112,7 +124,8 @@ class Monitor:
             export(self.system, window)
 
     def follow(self) -> None:
-        """Exports which versions the registry calls champion and challenger now."""
+        """Exports which versions the registry calls champion and challenger now, and notes who was champion before."""
+        self._succession.look()
         for alias in (CHAMPION, CHALLENGER):
             ref = self._registry.by_alias(self.system, alias)
             REGISTERED.set(self.system, alias, ref.version if ref else None)
@@ -157,7 +170,7 @@ class Monitor:
         versions = decided[decided.str.isdigit()]  # rules and policies without a model have nothing to drift from
         version = str((decided if versions.empty else versions).mode().iloc[0])
         drift = self._drift(connection, version, day)
-        parity, compared_to = self._parity(connection)
+        parity, compared_to = self.parity(connection, self.windows[-1]["compared_to"] if self.windows else {})
         quality = self.quality(connection, day, version)
         window: dict[str, Any] = {
             "day": day.isoformat(),
@@ -177,6 +190,8 @@ class Monitor:
             **self.counts(connection, day),
         }
         beyond = self._beyond(day, version, drift, parity, quality)
+        if self._settings.rollback and any(alert.kind == "quality" for alert in beyond):
+            beyond += self._roll_back(connection, day, version)
         window["beyond"] = [alert.kind for alert in beyond]
         window["alerts"] = self._raise(beyond)
         with self._path.open("a") as file:
@@ -216,9 +231,12 @@ class Monitor:
         ref = self._registry.version(self.system, version) if version.isdigit() else None
         return None if ref is None else pd.read_parquet(self._registry.download(ref) / "reference.parquet")
 
-    def _parity(self, connection: duckdb.DuckDBPyConnection) -> tuple[Skew, dict[str, int]]:
-        """Compares what was decided since the last window, as far as the lake covers what the decisions had read."""
-        done: dict[str, int] = dict(self.windows[-1]["compared_to"]) if self.windows else {}
+    def parity(self, connection: duckdb.DuckDBPyConnection, since: Mapping[str, int]) -> tuple[Skew, dict[str, int]]:
+        """Compares what was decided since then, as far as the lake covers what the decisions had read; and up to where.
+
+        Both are offsets of decisions by "epoch/partition"; {} is the beginning.
+        """
+        done = dict(since)
         skew, coverage = Skew(), self._read_events(connection)
         while not (ready := self._next_to_compare(connection, done, coverage)).empty:
             skew += compare(connection, ready, coverage, self.recompute, self.unseen, self.key)
@@ -280,6 +298,31 @@ class Monitor:
                 "parity", Beyond(wrong, self._mismatched, f"{wrong} decisions had other features than the lake gives")
             )
         return found
+
+    def _roll_back(self, connection: duckdb.DuckDBPyConnection, day: date, version: str) -> list[Alert]:
+        """Takes a version out of service that is worse than the one before it; the alert that says so, if it was."""
+
+        def judge(served: VersionRef, before: VersionRef) -> Contest | None:
+            try:
+                return self.contest(connection, day, served, before)
+            except ModelError as error:
+                log.warning("versions not compared", extra={"system": self.system, "error": str(error)})
+                return None
+
+        try:
+            self._succession.look()
+            done = roll_back(self._registry, self.system, version, day, judge)
+        except RegistryUnavailableError as error:  # days are judged without it; the next poor one tries again
+            log.warning("not rolled back", extra={"system": self.system, "error": str(error)})
+            return []
+        if done is None:
+            return []
+        served, before = (done.contest.served, done.contest.before) if done.contest else (0.0, 0.0)
+        at = datetime.combine(day, time.max, UTC)
+        return [
+            Alert(event_timestamp=at, kind="rollback", model_version=version, value=served, limit=before,
+                  message=done.message)
+        ]  # fmt: skip
 
     def _raise(self, found: Sequence[Alert]) -> list[dict[str, Any]]:
         """Sends those alerts that were not sent lately, and returns what the window's line says of them."""

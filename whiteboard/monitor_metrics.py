@@ -41,7 +41,9 @@ LIVE = Gauge(
 DECIDED = Gauge("whiteboard_monitor_model_version", "version that decided on the day judged last; 0: rules", ["system"])
 REGISTERED = VersionGauge("whiteboard_registry_model", "model version behind an alias, as the registry has it")
 
-KINDS = ("drift", "quality", "parity")
+ROLLBACKS = Counter("whiteboard_monitor_rollbacks", "versions taken out of service for their live quality", ["system"])
+
+KINDS = ("drift", "quality", "parity")  # that have a limit; a rollback is an alert without one
 METRICS = {"precision", "recall", "average_precision", "clicks_per_request", "ndcg_at_10", "coverage", "popular_share"}
 
 
@@ -51,7 +53,8 @@ def begin(system: str, **limits: float) -> None:
         ALERTS.labels(system, kind)
         PASSED.labels(system, kind)
         LIMIT.labels(system, kind).set(limits[kind])
-    for counter in (DAYS, COMPARED, MISMATCHED, STALE):
+    ALERTS.labels(system, "rollback")
+    for counter in (DAYS, COMPARED, MISMATCHED, STALE, ROLLBACKS):
         counter.labels(system)
 
 
@@ -64,6 +67,8 @@ def export(system: str, window: Mapping[str, Any]) -> None:
         PASSED.labels(system, kind).set(kind in window.get("beyond", ()))
     for alert in window["alerts"]:
         ALERTS.labels(system, alert["kind"]).inc()
+        if alert["kind"] == "rollback":
+            ROLLBACKS.labels(system).inc()
     DRIFT_SHARE.labels(system).set(window["drift"]["share"])
     for column, (score, threshold) in window.get("columns", {}).items():
         COLUMN_DRIFT.labels(system, column).set(

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from whiteboard.errors import ModelError
 from whiteboard.judgements import last_parity
 from whiteboard.registry import CHALLENGER, CHAMPION, Registry, VersionRef
+from whiteboard.rollback import BEFORE, ROLLED_BACK
 from whiteboard.settings import Settings
 
 if TYPE_CHECKING:
@@ -127,6 +128,12 @@ def recent(ours: datetime, champion: datetime, version: str) -> Gate:
     return Gate("recent", ours >= champion, reason)
 
 
+def not_rolled_back(ref: VersionRef) -> Gate | None:
+    """Fails for a version that was taken out of service for its live quality; None for any other."""
+    reason = ref.tags.get(ROLLED_BACK)
+    return Gate("live", False, f"was rolled back on {reason}") if reason else None
+
+
 # The gates' verdict on a version against the champion (None: there is none), given the monitor's parity mismatches.
 Judge = Callable[[Registry, VersionRef, VersionRef | None, int | None], list[Gate]]
 
@@ -155,6 +162,8 @@ def promote(
     gates = judge(registry, ref, champion, parity_mismatches)
     if champion is not None:
         gates.append(recent(knows_until(ref), knows_until(champion), champion.version))
+    if (rolled_back := not_rolled_back(ref)) is not None:
+        gates.append(rolled_back)
     verdict = Verdict(ref.version, champion.version if champion else None, gates)
     _record(registry, ref, verdict)
     return verdict
@@ -165,6 +174,8 @@ def _record(registry: Registry, ref: VersionRef, verdict: Verdict) -> None:
     tags = {f"gate.{g.name}": f"{'passed' if g.passed else 'failed'}: {g.reason}" for g in verdict.gates}
     registry.tag(ref, tags | {"gates.reason": verdict.reason, "gates.against": verdict.champion or ""})
     if verdict.promoted:
+        if verdict.champion:
+            registry.tag(ref, {BEFORE: verdict.champion})  # to whom a rollback would go
         registry.set_alias(ref.name, CHAMPION, ref.version)
     challenger = registry.challenger(ref.name)
     if challenger is not None and challenger.version == ref.version:
@@ -173,9 +184,12 @@ def _record(registry: Registry, ref: VersionRef, verdict: Verdict) -> None:
 
 
 def offer(registry: Registry, ref: VersionRef) -> None:
-    """Makes it @challenger, unless it was judged already or a version that knows more is waiting or serving."""
+    """Makes it @challenger, unless it was judged already or a version that knows more is waiting or serving.
+
+    Nor if it was rolled back: that was the judgement.
+    """
     others = [other for other in (registry.champion(ref.name), registry.challenger(ref.name)) if other is not None]
-    if "gates" not in ref.tags and all(knows_until(ref) >= knows_until(other) for other in others):
+    if not {"gates", ROLLED_BACK} & ref.tags.keys() and all(knows_until(ref) >= knows_until(other) for other in others):
         registry.set_alias(ref.name, CHALLENGER, ref.version)
 
 

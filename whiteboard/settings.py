@@ -54,6 +54,10 @@ class Settings(BaseSettings):
     spool_mb: int = Field(
         512, ge=1, description="what may wait for the event log on the disk of each service; beyond it requests get 503"
     )
+    rollback: bool = Field(
+        True, description="whether the monitor moves @champion back when the version before it would have done better"
+    )
+    faults: bool = Field(False, description="whether drills may make dependencies fail here; never in production")
 
     trace_log_share: float = Field(
         1.0, ge=0, le=1, description="share of traces of which each process writes log lines; a line takes 12 µs"

@@ -105,10 +105,11 @@ def rebuild_if_log_is_new(routes: Routes, lake: "Lake", store: "FeatureStore", l
 
 
 def _sources(routes: Routes, route: Route, log_ids: Mapping[str, str]) -> dict[str, str]:
-    return {topic: log_ids[topic] for topic in sorted({route.topic, *_source_topics(routes, route)})}
+    return {topic: log_ids[topic] for topic in sorted({route.topic, *source_topics(routes, route)})}
 
 
-def _source_topics(routes: Routes, route: Route) -> list[str]:
+def source_topics(routes: Routes, route: Route) -> list[str]:
+    """Where the events of a route were first written: of a re-keyed topic, the topics that it is made from."""
     return [t for t, (rekeyed, _) in routes.rekeyed.items() if rekeyed == route.topic] or [route.topic]
 
 
@@ -119,7 +120,7 @@ def _marker(view: "StateView") -> dict[str, str] | None:
 
 def _rebuild(routes: Routes, route: Route, epochs: Mapping[str, int], lake: "Lake", view: "StateView") -> None:
     rows: dict[str, Row] = {}
-    for topic in _source_topics(routes, route):
+    for topic in source_topics(routes, route):
         for event, epoch, partition, offset in lake.events(topic, routes.sunk[topic]):
             route.fold.fold(rows.setdefault(getattr(event, route.key), Row()), event, topic, epoch, partition, offset)
     for row in rows.values():  # all older logs are in; the new epochs rank the row above the one that is stored

@@ -53,7 +53,7 @@ def evaluate(model: FraudModel, test: Dataset, *, seed: int = 0) -> Evaluation:
     order = np.argsort(-model.predict(test.matrix()), kind="stable")  # the order in which metrics.judge resamples
     rows = Dataset(test.frame.iloc[order], test.as_of, test.counts, test.features)
     ranked = scored(rows, model.predict(rows.matrix()))
-    report = metrics.judge(ranked, extra=_metrics(model, rows), draws=bounded_draws(len(rows)), seed=seed)
+    report = metrics.judge(ranked, extra=_metrics(model, rows), draws=metrics.bounded_draws(len(rows)), seed=seed)
     return Evaluation(report, len(rows), int(rows.is_fraud.sum()), days_of(rows))
 
 
@@ -88,23 +88,9 @@ def average_precision(rows: Dataset, risk: Floats) -> float:
 
 
 def better(rows: Dataset, risk: Floats, than: Floats, *, seed: int = 0) -> float:
-    """The probability that `risk` has a higher average precision than `than`; a tie counts half.
-
-    A paired bootstrap: both rank the same resampled cards, so what makes a slice easy or hard for both cancels out.
-    """
+    """The probability that `risk` has a higher average precision on `rows` than `than`; a tie counts half."""
     cards = dense(rows.frame["customer_id"])
-    rng, size = np.random.default_rng(seed), int(cards.max()) + 1
-    wins = []
-    for _ in range(bounded_draws(len(rows))):
-        weight = rows.weight * np.bincount(rng.integers(0, size, size), minlength=size)[cards]
-        one, other = (metrics.average_precision(rows.is_fraud, r, weight) for r in (risk, than))
-        wins.append(float(one > other) + 0.5 * float(one == other))
-    return float(np.mean(wins))
-
-
-def bounded_draws(rows: int) -> int:
-    """As many bootstrap draws as take a second or so: 40 give a usable interval, 200 a smooth one."""
-    return int(np.clip(1_000_000 // max(rows, 1), 40, 200))
+    return metrics.outranks(rows.is_fraud, risk, than, card=cards, weight=rows.weight, seed=seed)
 
 
 def days_of(rows: Dataset) -> float:

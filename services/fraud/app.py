@@ -21,6 +21,7 @@ from fastapi import FastAPI, Request, Response
 from services.fraud.schemas import DecisionOut, TransactionIn
 from services.fraud.service import FraudService, ReadRows
 from whiteboard.errors import ModelError
+from whiteboard.faults import injectable
 from whiteboard.featurestore import FeatureStore
 from whiteboard.fraud.events import DECISIONS, SCHEMAS, SYSTEM, TRANSACTIONS, Transaction
 from whiteboard.fraud.features import FEATURES
@@ -55,7 +56,7 @@ def rows_reader(settings: Settings) -> ReadRows:
         return customers.read([customer_id])[0], terminals.read([terminal_id])[0]
 
     read("", "")  # opens the connection, before threads could do so side by side
-    return read
+    return injectable(settings, "online store", read)
 
 
 def load_model(directory: Path) -> FraudModel:

@@ -7,6 +7,7 @@ python -m services.monitor.worker --once            every day that is over, then
 import logging
 import signal
 import threading
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -85,11 +86,11 @@ def main(
         return
     while not stop.is_set():
         BEAT.set_to_current_time()
-        try:
-            monitor.work(stop=stop)
-            monitor.follow()  # last: days are judged without a registry, too
-        except WhiteboardError as error:
-            log.warning("tried in vain", extra={"error": str(error)})
+        for step in (monitor.follow, partial(monitor.work, stop=stop)):  # days are judged without a registry, too
+            try:
+                step()
+            except WhiteboardError as error:
+                log.warning("tried in vain", extra={"error": str(error)})
         stop.wait(every_s)
 
 

@@ -24,6 +24,7 @@ from fastapi import FastAPI, Query, Request, Response
 from services.recommendation.schemas import InteractionsIn, InteractionsOut, RecommendationsOut
 from services.recommendation.service import Reader, RecommendationService, UserRows
 from whiteboard.errors import ModelError
+from whiteboard.faults import injectable
 from whiteboard.featurestore import FeatureStore
 from whiteboard.fields import Identifier, Moment
 from whiteboard.hotswap import HotSwap
@@ -66,7 +67,7 @@ def rows_reader(settings: Settings) -> Reader:
         return users.read([user_id])[0], batch.read([user_id])[0]
 
     user("")  # opens the connection, before threads could do so side by side
-    return Reader(user, items.read)
+    return Reader(injectable(settings, "online store", user), injectable(settings, "online store", items.read))
 
 
 def load_model(directory: Path) -> RecommendationModel:

@@ -4,7 +4,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from math import isnan
@@ -13,22 +13,28 @@ from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
+import lightgbm
 import msgspec
 import numpy as np
 import pandas as pd
 import pytest
 from kafka import KafkaConsumer, TopicPartition
+from mlflow import MlflowClient
 
 from whiteboard.drift import Baseline, distance
 from whiteboard.eventlog import client_config
 from whiteboard.events import Alert
+from whiteboard.fraud.calibration import Calibration
+from whiteboard.fraud.decision import Thresholds
 from whiteboard.fraud.events import ALERTS, DECISIONS, LABELS, TRANSACTIONS, Decision, Label, Transaction
-from whiteboard.fraud.features import CUSTOMER_FOLD, TERMINAL_FOLD, online_values, watermarks
+from whiteboard.fraud.features import CUSTOMER_FOLD, FEATURES, TERMINAL_FOLD, online_values, watermarks
+from whiteboard.fraud.model import FraudModel
 from whiteboard.fraud.monitor import FraudMonitor
 from whiteboard.lake import Lake, table
 from whiteboard.processes import free_port
 from whiteboard.records import Record
-from whiteboard.registry import Registry, RunRecord
+from whiteboard.registry import CHAMPION, Registry, RunRecord
+from whiteboard.rollback import BEFORE, ROLLED_BACK
 from whiteboard.settings import Settings
 from whiteboard.windows import Row, micros
 
@@ -160,6 +166,16 @@ def sink_all(settings: Settings, traffic: Traffic) -> None:
         sink(settings, topic, records)
 
 
+def model(rises: bool) -> FraudModel:
+    """A model by the amount alone, whose probability rises or falls with it."""
+    amounts = np.linspace(0, 150, 2000)
+    rows = np.zeros((2000, len(FEATURES)))
+    rows[:, FEATURES.index("amount")] = amounts
+    parameters = {"objective": "binary", "verbosity": -1, "num_threads": 1}
+    trees = lightgbm.train(parameters, lightgbm.Dataset(rows, (amounts > 60) == rises), 5)
+    return FraudModel(trees.model_to_string(), FEATURES, Calibration([-6.0, 6.0], [0.0, 1.0]), Thresholds(0.9, 0.99))
+
+
 @pytest.fixture(scope="module")
 def calm() -> Traffic:
     return Traffic().live()
@@ -167,13 +183,14 @@ def calm() -> Traffic:
 
 @pytest.fixture(scope="module")
 def registered(module_broker: Settings, calm: Traffic, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """A broker, and a registry with versions 1 and 2, each with the reference sample of the history."""
+    """A broker, and a registry with versions 1 and 2, each with a model and the reference sample of the history."""
     home = tmp_path_factory.mktemp("registry")
     settings = Settings(home=home, kafka_bootstrap=module_broker.kafka_bootstrap)
     folder = home / "model"
     folder.mkdir()
     pd.DataFrame(calm.reference).to_parquet(folder / "reference.parquet")
-    for _ in range(2):
+    for rises in (True, False):  # version 1 knows that what is large is fraud, version 2 believes the contrary
+        model(rises).save(folder)
         Registry(settings).register("fraud", folder, RunRecord("run", {}, {}), loader_module="json", requirements=[])
     return settings.model_copy(update={"mlflow_tracking_uri": settings.tracking_uri})
 
@@ -340,6 +357,59 @@ def test_quality_below_its_limit_raises_an_alert_once_labels_are_mature(settings
     found = windows(settings)
     assert [w["quality"]["labelled"] for w in found] == [0, 0, A_DAY, 2 * A_DAY]
     assert [[a["kind"] for a in w["alerts"]] for w in found] == [[], [], ["quality"], []]
+
+
+@pytest.fixture
+def champion(settings: Settings) -> Iterator[Callable[[str], None]]:
+    """Moves @champion as somebody would by hand, with MLflow's own client; nobody is champion after the test."""
+    client = MlflowClient(settings.tracking_uri)
+    yield lambda version: client.set_registered_model_alias("fraud", CHAMPION, version)
+    client.delete_registered_model_alias("fraud", CHAMPION)
+    for version in ("1", "2"):
+        for tag in (BEFORE, ROLLED_BACK):
+            client.delete_model_version_tag("fraud", version, tag)
+
+
+@pytest.mark.usefixtures("quick")
+def test_version_promoted_by_hand_that_does_worse_than_the_one_before_is_taken_back(
+    settings: Settings, champion: Callable[[str], None], wait_until: WaitUntil
+) -> None:
+    before, registry = len(alerts(settings)), Registry(settings)
+    monitor = FraudMonitor(settings, maturity_days=2, drift_share=1.0)
+    champion("1")
+    monitor.follow()
+    champion("2")  # past all gates
+    monitor.follow()
+    sink_all(settings, Traffic(blind=True, version="2").live())
+    monitor.work(close_last=True)
+    serving, bad = registry.champion("fraud"), registry.version("fraud", "2")
+    assert serving is not None and bad is not None
+    assert serving.version == "1"
+    assert bad.tags[BEFORE] == "1"
+    assert bad.tags[ROLLED_BACK].startswith(f"{days(2)[0]}: average precision 0.")
+    assert [[a["kind"] for a in w["alerts"]] for w in windows(settings)] == [[], [], ["quality", "rollback"], []]
+    (_, told) = wait_until(lambda: alerts(settings)[before:], 30)
+    assert (told.kind, told.model_version) == ("rollback", "2")
+    assert (told.value < 0.3, told.limit > 0.9) == (True, True), "what served, and what would have served better"
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("why", ["the one before is no better", "nobody served before", "it is switched off"])
+def test_poor_version_stays_where(settings: Settings, champion: Callable[[str], None], why: str) -> None:
+    served, before = ("1", "2") if why == "the one before is no better" else ("2", "1")
+    if why == "it is switched off":
+        settings = settings.model_copy(update={"rollback": False})
+    monitor = FraudMonitor(settings, maturity_days=2, drift_share=1.0, quality_limit=1.0)
+    if why != "nobody served before":
+        champion(before)
+        monitor.follow()
+    champion(served)
+    monitor.follow()
+    sink_all(settings, Traffic(blind=True, version=served).live())
+    monitor.work(close_last=True)
+    serving = Registry(settings).champion("fraud")
+    assert serving is not None and serving.version == served
+    assert [[a["kind"] for a in w["alerts"]] for w in windows(settings)] == [[], [], ["quality"], []]
 
 
 @pytest.mark.usefixtures("quick")

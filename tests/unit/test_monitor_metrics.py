@@ -58,6 +58,17 @@ def test_limits_are_shown_and_counters_begin_at_zero() -> None:
     assert value("alerts_total", system="another", kind="drift") == value("judged_days_total", system="another") == 0
 
 
+def test_rollback_is_counted_and_has_no_limit_of_its_own() -> None:
+    begin(SYSTEM, drift=0.2, quality=0.5, parity=0)
+    before = value("rollbacks_total")
+    alerts = [{"kind": "quality"}, {"kind": "rollback"}]
+    export(SYSTEM, window("2026-03-05", beyond=["quality", "rollback"], alerts=alerts))
+    assert value("rollbacks_total") == before + 1
+    assert value("alerts_total", kind="rollback") >= 1
+    limit = REGISTRY.get_sample_value("whiteboard_monitor_limit", {"system": SYSTEM, "kind": "rollback"})
+    assert limit is None
+
+
 def test_quality_that_is_not_known_is_not_a_number_rather_than_yesterdays() -> None:
     export(SYSTEM, window("2026-03-03", quality={"precision": 0.9, "recall": 0.5, "average_precision": 0.7}))
     export(SYSTEM, window("2026-03-04"))

@@ -6,13 +6,22 @@ from datetime import date, timedelta
 from typing import Any
 
 import duckdb
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 
 from whiteboard.drift import SHARE_LIMIT
+from whiteboard.errors import ModelError
 from whiteboard.fraud.events import DECISIONS, LABELS, SCHEMAS, SYSTEM, TRANSACTIONS, Decision, Label, Transaction
 from whiteboard.fraud.features import FEATURES, point_in_time_sql, unseen_events_sql
+from whiteboard.fraud.metrics import average_precision, dense, outranks
+from whiteboard.fraud.model import FraudModel
 from whiteboard.monitor import DAY, SETTLE_S, Beyond, Monitor
 from whiteboard.quality import MATURE_SHARE, live_quality
+from whiteboard.registry import VersionRef
+from whiteboard.rollback import Contest
 from whiteboard.settings import Settings
+from whiteboard.skew import feature_columns
 
 NOT_DRIFT = {"is_weekend"}  # follows the calendar: a single day differs from any week
 LEAST_AVERAGE_PRECISION = 0.3
@@ -54,21 +63,50 @@ class FraudMonitor(Monitor):
 
     def quality(self, connection: duckdb.DuckDBPyConnection, day: date, version: str) -> dict[str, Any]:
         """Over the newest days whose labels have mostly come in by `day`."""
+        return asdict(live_quality(self._labelled(connection, day, version)))
+
+    def _labelled(
+        self, connection: duckdb.DuckDBPyConnection, day: date, version: str, more: str = "degraded"
+    ) -> pd.DataFrame:
+        """The decisions of those days by `version`: decision, propensity, fraud_probability, is_fraud, and `more`."""
         until = day - timedelta(days=self._maturity_days)
         since = until - timedelta(days=QUALITY_DAYS - 1)
         query = f"""
-            SELECT decision, propensity, fraud_probability, known.is_fraud FROM {self.relation(since)} LEFT JOIN (
+            SELECT decision, propensity, fraud_probability, known.is_fraud, {more}
+            FROM {self.relation(since)} LEFT JOIN (
                 SELECT transaction_id, arg_max(is_fraud, event_timestamp) AS is_fraud
                 FROM {self.lake.relation(LABELS, Label, since)} GROUP BY transaction_id
             ) known USING (transaction_id)
             WHERE {DAY} BETWEEN DATE '{since}' AND DATE '{until}' AND model_version = $version"""
-        return asdict(live_quality(connection.execute(query, {"version": version}).df()))
+        return connection.execute(query, {"version": version}).df()
 
     def poor(self, quality: Mapping[str, Any], version: str) -> Beyond | None:
         value, mature = quality["average_precision"], quality["labelled"] >= MATURE_SHARE * max(quality["due"], 1)
         if value is None or not mature or quality["frauds"] < LEAST_FRAUDS or value >= self.quality_limit:
             return None
         return Beyond(value, self.quality_limit, f"live average precision fell to {value:.2f}")
+
+    def contest(
+        self, connection: duckdb.DuckDBPyConnection, day: date, served: VersionRef, before: VersionRef
+    ) -> Contest | None:
+        """Average precision of both on the labelled payments that `served` has decided, by the features logged then."""
+        rows = self._labelled(connection, day, served.version, "customer_id, features")
+        rows = rows[rows["is_fraud"].notna()]
+        if rows.empty:
+            return None
+        fraud = rows["is_fraud"].to_numpy(dtype=np.float64)
+        weight = np.where(rows["decision"] == "review", 1 / rows["propensity"].to_numpy(dtype=np.float64), 1.0)
+        risks = [self._risk(ref, feature_columns(rows["features"])) for ref in (served, before)]
+        ours, theirs = (average_precision(fraud, risk, weight) for risk in risks)
+        probability = outranks(fraud, risks[1], risks[0], card=dense(rows["customer_id"]), weight=weight)
+        judged_on = f"{len(rows):,} labelled payments with {fraud.sum():.0f} frauds"
+        return Contest("average precision", ours, theirs, probability, judged_on)
+
+    def _risk(self, ref: VersionRef, features: pd.DataFrame) -> NDArray[np.float64]:
+        model = FraudModel.load(self._registry.download(ref))
+        if missing := [name for name in model.features if name not in features]:
+            raise ModelError(f"version {ref.version} reads features that are no longer computed: {', '.join(missing)}")
+        return model.predict(features[list(model.features)].to_numpy(dtype=np.float64))
 
     def counts(self, connection: duckdb.DuckDBPyConnection, day: date) -> dict[str, Any]:
         query = f"SELECT decision, count(*) FROM {self.relation(day)} WHERE {DAY} = DATE '{day}' GROUP BY ALL"

@@ -15,7 +15,9 @@ from typing import Any
 import duckdb
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from whiteboard.errors import ModelError
 from whiteboard.monitor import DAY, SETTLE_S, Beyond, Monitor
 from whiteboard.recommendation.events import (
     IMPRESSIONS,
@@ -29,13 +31,18 @@ from whiteboard.recommendation.events import (
 )
 from whiteboard.recommendation.features import CONTEXT, point_in_time_sql, unseen_events_sql
 from whiteboard.recommendation.impressions import shown_sql
+from whiteboard.recommendation.model import RecommendationModel
 from whiteboard.recommendation.position_bias import PositionBias
+from whiteboard.registry import VersionRef
+from whiteboard.rollback import Contest
 from whiteboard.settings import Settings
+from whiteboard.skew import feature_columns
 
 LEAST_SHARE = 0.75  # of the clicks a request that the version had on the days before
 LEAST_REQUESTS = 100  # of a day; with fewer a quarter less is noise
 USUAL_DAYS = 5  # before, whose median is what the version usually gets
 _FEW_USUAL = 2
+DRAWS = 500  # of the bootstrap over lists
 REFERENCE_DAYS = 4  # of a version's service, with which its later days are compared
 # What tells of tastes. Counts and ages follow from the age of the catalogue and from how good the lists are.
 DRIFTING = (
@@ -118,14 +125,14 @@ class RecommendationMonitor(Monitor):
         }
 
     def _outcomes(self, connection: duckdb.DuckDBPyConnection, day: date) -> pd.DataFrame:
-        """The items shown on that day: request_id, model_version, item_id, position, seen, clicked."""
+        """The items shown on that day: request_id, model_version, item_id, position, features, seen, clicked."""
         found: pd.DataFrame = connection.sql(
             f"""WITH outcomes AS (
                 SELECT request_id, item_id, bool_or(event_type = 'view') AS seen,
                        bool_or(event_type IN ('click', 'purchase')) AS clicked
                 FROM {self.lake.relation(INTERACTIONS, Interaction, day)} WHERE request_id IS NOT NULL GROUP BY ALL
             )
-            SELECT request_id, model_version, item_id, position, coalesce(seen, false) AS seen,
+            SELECT request_id, model_version, item_id, position, features, coalesce(seen, false) AS seen,
                    coalesce(clicked, false) AS clicked
             FROM ({shown_sql(self.relation(day), f"{DAY} = DATE '{day}'")})
             LEFT JOIN outcomes USING (request_id, item_id)
@@ -155,6 +162,30 @@ class RecommendationMonitor(Monitor):
             return None
         return Beyond(now, least, f"clicks a request fell to {now:.2f}, from {np.median(usual):.2f} lately")
 
+    def contest(
+        self, connection: duckdb.DuckDBPyConnection, day: date, served: VersionRef, before: VersionRef
+    ) -> Contest | None:
+        """How well both order the lists with a click that `served` made on that day, by the features logged then."""
+        shown = self._outcomes(connection, day)
+        ranked = (shown["model_version"] == served.version) & shown["features"].map(len).astype(bool)
+        shown = shown[ranked].reset_index(drop=True)
+        if not shown["clicked"].any():
+            return None
+        features = feature_columns(shown["features"])
+        ours, theirs = (_by_request(shown, self._scores(ref, features)) for ref in (served, before))
+        gained = (theirs - ours).to_numpy(dtype=np.float64)
+        draws = np.random.default_rng(0).integers(0, len(gained), (DRAWS, len(gained)))
+        means = gained[draws].mean(axis=1)
+        probability = float(np.mean(means > 0) + 0.5 * np.mean(means == 0))
+        judged_on = f"{len(gained):,} lists with a click"
+        return Contest("nDCG@10", float(ours.mean()), float(theirs.mean()), probability, judged_on)
+
+    def _scores(self, ref: VersionRef, features: pd.DataFrame) -> NDArray[np.float64]:
+        model = RecommendationModel.load(self._registry.download(ref))
+        if missing := [name for name in model.features if name not in features]:
+            raise ModelError(f"version {ref.version} reads features that are no longer computed: {', '.join(missing)}")
+        return model.rank(features[list(model.features)].to_numpy(dtype=np.float64))
+
     def counts(self, connection: duckdb.DuckDBPyConnection, day: date) -> dict[str, Any]:
         query = (
             f"SELECT coalesce(arm, 'ranker'), count(*) FROM {self.relation(day)} WHERE {DAY} = DATE '{day}' "
@@ -164,18 +195,27 @@ class RecommendationMonitor(Monitor):
 
 
 def _ndcg(shown: pd.DataFrame) -> float | None:
-    """nDCG@10 of the lists with a click, each click weighed by how rarely its position is looked at."""
+    """Mean nDCG@10 of the lists with a click, as they were shown."""
     if not shown["clicked"].any():
         return None
+    return float(_by_request(shown, -shown["position"].to_numpy(dtype=np.float64)).mean())
+
+
+def _by_request(shown: pd.DataFrame, score: NDArray[np.float64]) -> "pd.Series[float]":
+    """nDCG@10 of each list with a click when its items are ordered by `score`.
+
+    A click counts for how rarely the position at which it was made is looked at.
+    """
     position = shown["position"].to_numpy(dtype=np.int64)
     bias = PositionBias.of(position, shown["seen"].to_numpy(dtype=bool))
     gain = np.where(shown["clicked"], bias.weight(position), 0.0)
-    lists = shown.assign(gain=gain)[position <= 10].groupby("request_id")["gain"]
-    discounts = 1 / np.log2(np.arange(2, 12))
-    scores = []
-    for _, values in lists:
-        gains = values.to_numpy()
-        if gains.any():
-            best = np.sort(gains)[::-1]
-            scores.append(float(gains @ discounts[: len(gains)] / (best @ discounts[: len(gains)])))
-    return float(np.mean(scores)) if scores else None
+    lists = shown.assign(gain=gain, score=score)
+    lists = lists[lists.groupby("request_id")["gain"].transform("max") > 0]
+    ranked = lists.sort_values("score", ascending=False, kind="stable").groupby("request_id")["gain"]
+    ideal = lists.sort_values("gain", ascending=False).groupby("request_id")["gain"]
+    return ranked.apply(_dcg) / ideal.apply(_dcg)
+
+
+def _dcg(gain: "pd.Series[float]") -> float:
+    top = gain.to_numpy()[:10]
+    return float(top @ (1 / np.log2(np.arange(2, len(top) + 2))))

@@ -1,0 +1,47 @@
+"""The model registry is gone: its database is moved away, and a replica has to start without it."""
+
+from whiteboard.drills.judge import judge, recovered
+from whiteboard.drills.outcome import Drill, Outcome, Plan
+from whiteboard.drills.stage import READY_S, Stage
+
+
+def down(stage: Stage, plan: Plan) -> Outcome:
+    """The registry's database disappears, a replica is killed meanwhile and starts again, the database comes back."""
+    outcome, victim = Outcome(), list(stage.replicas)[-1]
+    database = stage.settings.mlflow_dir / "mlflow.db"
+    away = database.with_suffix(".away")
+    with stage.traffic(plan.rate) as traffic:
+        traffic.go_on(plan.before_s)
+        fault = traffic.note("the registry is gone")
+        database.rename(away)
+        try:
+            traffic.go_on(plan.seconds / 2)
+            stage.kill(victim)
+            traffic.note(f"{victim} is killed, and starts without a registry")
+            traffic.until(lambda: victim in stage.restarts, plan.recovery_s)
+            ready_s = traffic.until(stage.ready(victim), READY_S)
+            traffic.go_on(plan.seconds / 2)
+            served = stage.serving(victim)
+        finally:
+            away.rename(database)
+        over = traffic.note("the registry is back")
+        recovered(traffic, plan, outcome, over)
+    within = [r for r in traffic.between(fault, over) if r.ok]
+    kept = sum(r.body["model_version"] == stage.champion for r in within)
+    seen = f"{kept} of {len(within)} answers by version {stage.champion}, {sum(r.degraded for r in within)} degraded"
+    outcome.check("the loaded model serves", seen, kept == len(within) > 0 and not any(r.degraded for r in within))
+    started = "it did not start" if ready_s is None else f"ready after {ready_s:.1f} s with version {served}"
+    outcome.check("start from the last good copy", started, served == stage.champion)
+    doubled = sum(r.tries > 1 for r in traffic.replies)  # the replica was killed under load
+    judge(stage, plan, traffic, outcome, fault, over, doubled=doubled)
+    return outcome
+
+
+DRILLS = (
+    Drill(
+        "registry-down",
+        "the model registry is gone, and a replica restarts meanwhile",
+        "the loaded model keeps serving; start-up uses the last good local copy",
+        down,
+    ),
+)
