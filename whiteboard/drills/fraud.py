@@ -117,7 +117,8 @@ class FraudStage(Stage):
 
     @property
     def clock(self) -> datetime:
-        return self.coming["event_timestamp"].iloc[self._sent].to_pydatetime()
+        moment: datetime = self.coming["event_timestamp"].iloc[self._sent].to_pydatetime()
+        return moment
 
     def probe(self, at: datetime) -> int:
         self._probes += 1

@@ -8,11 +8,12 @@ the two means is the cost.
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 import msgspec
@@ -116,17 +117,17 @@ class RecommendationStage(Stage):
         degraded = sum(reply.degraded for reply in sample)
         return Quality("nDCG@10 by the truth", during, healthy, len(pairs), len(pairs), degraded)
 
-    def _ndcg(self, request_id: str, answer: dict[str, list[dict[str, str]]]) -> float:
+    def _ndcg(self, request_id: str, answer: Mapping[str, Any]) -> float:
         shown = [item["item_id"] for item in answer["items"]]
         return self.live.audience.ndcg(self._asked[request_id], shown) if shown else 0.0
 
-    def _again(self, requests: list[Request]) -> list[dict[str, list[dict[str, str]]] | None]:
+    def _again(self, requests: list[Request]) -> list[dict[str, Any] | None]:
         """The answers to these requests now; None for one that is not answered soundly."""
-        found: list[dict[str, list[dict[str, str]]] | None] = []
+        found: list[dict[str, Any] | None] = []
         with self._connection() as connection:
             for request in requests:
                 status, body = exchange(connection, "GET", _ask(request, f"{request.request_id}-again").path)
-                answer = json.loads(body) if status == HTTP_OK else {"degraded": True}
+                answer: dict[str, Any] = json.loads(body) if status == HTTP_OK else {"degraded": True}
                 found.append(None if answer["degraded"] else answer)
         return found
 
