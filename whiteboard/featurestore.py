@@ -9,9 +9,10 @@ import json
 import os
 import runpy
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 
 from whiteboard.errors import FeatureStoreError
+from whiteboard.online_store import KEYS_REMEMBERED
 from whiteboard.settings import Settings
 
 if TYPE_CHECKING:
@@ -50,10 +52,10 @@ class StateView:
     def __init__(self, feast: Feast, name: str) -> None:
         self._feast, self._provider = feast, feast._get_provider()
         self._view = feast.get_feature_view(name)
-        self._join_key = self._view.entity_columns[0].name
-
-    def _key(self, entity_id: str) -> EntityKey:
-        return EntityKey(join_keys=[self._join_key], entity_values=[Value(string_val=entity_id)])
+        join_key = self._view.entity_columns[0].name
+        self._key: Callable[[str], EntityKey] = lru_cache(KEYS_REMEMBERED)(
+            lambda entity_id: EntityKey(join_keys=[join_key], entity_values=[Value(string_val=entity_id)])
+        )
 
     def read(self, entity_ids: Sequence[str]) -> list[bytes | None]:
         """The state of each entity, None for one never pushed; in the order asked for."""

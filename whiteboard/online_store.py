@@ -8,6 +8,7 @@ workers write. Everything else is Feast's (feast.infra.online_stores.sqlite).
 import sqlite3
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Literal
 
 from feast import FeatureView, RepoConfig
@@ -18,6 +19,7 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 
 _Type = Literal["whiteboard.online_store.WatermarkSqliteOnlineStore"]
+KEYS_REMEMBERED = 50_000  # entity keys in Feast's form; some 10 MB
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _BUSY_TIMEOUT_MS = 10_000  # two workers and the supervisor may write at the same moment
 
@@ -51,12 +53,11 @@ class WatermarkSqliteOnlineStore(SqliteOnlineStore):
         connection = self._get_conn(config)
         name = compute_table_id(config.project, table, config.registry.enable_online_feature_view_versioning)
         version = config.entity_key_serialization_version
-        rows = [
-            (serialize_entity_key(key, entity_key_serialization_version=version), feature, value.SerializeToString(),
-             int((moment - _EPOCH).total_seconds()), _micros(moment))
-            for key, values, moment, _ in data
-            for feature, value in values.items()
-        ]  # fmt: skip
+        rows = []
+        for entity_key, values, moment, _ in data:
+            key, rank = _stored(entity_key.SerializeToString(), version), _micros(moment)
+            for feature, value in values.items():
+                rows.append((key, feature, value.SerializeToString(), rank // 1_000_000, rank))
         with connection:
             connection.executemany(
                 f'INSERT INTO "{name}" (entity_key, feature_name, value, event_ts, created_ts) VALUES (?, ?, ?, ?, ?) '
@@ -67,6 +68,13 @@ class WatermarkSqliteOnlineStore(SqliteOnlineStore):
             )
         if progress:
             progress(len(data))
+
+
+@lru_cache(KEYS_REMEMBERED)
+def _stored(entity_key: bytes, version: int) -> bytes:
+    """An entity key as Feast's stores write it; by itself this is a third of the time that a row takes."""
+    encoded: bytes = serialize_entity_key(EntityKey.FromString(entity_key), entity_key_serialization_version=version)
+    return encoded
 
 
 def _micros(moment: datetime) -> int:

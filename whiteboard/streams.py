@@ -58,8 +58,13 @@ class EntityRows:
         self._dirty: set[str] = set()
 
     def load(self, entity_ids: set[str]) -> None:
-        """Reads the rows that are not in memory, in one request."""
-        missing = [i for i in entity_ids if i not in self._rows]
+        """Reads the rows that are not in memory, in one request; all of them count as used."""
+        missing = []
+        for entity_id in entity_ids:
+            if entity_id in self._rows:
+                self._rows.move_to_end(entity_id)
+            else:
+                missing.append(entity_id)
         for start in range(0, len(missing), 500):  # SQLite takes a bounded number of parameters
             chunk = missing[start : start + 500]
             for entity_id, state in zip(chunk, self._view.read(chunk), strict=True):
@@ -70,7 +75,6 @@ class EntityRows:
         changed = self._fold.fold(self._rows[entity_id], event, topic, epoch, partition, offset)
         if changed:
             self._dirty.add(entity_id)
-        self._rows.move_to_end(entity_id)
         return changed
 
     def push(self) -> int:

@@ -189,6 +189,11 @@ class Stream:
             hop: -(-(max(w.length for w in windows if w.hop == hop) + LATENESS) // hop) + 1 for hop in self.partials
         }
 
+    @cached_property
+    def tiling(self) -> tuple[tuple[int, int, tuple[Partial, ...]], ...]:
+        """Of each hop: its length, how many tiles are kept, and the partials that follow the count."""
+        return tuple((hop, self.kept[hop], partials[1:]) for hop, partials in self.partials.items())
+
     def measure(self, name: str) -> Measure:
         """The measure called `name`."""
         return next(m for m in self.measures if m.name == name)
@@ -233,19 +238,20 @@ class EntityFold:
     @staticmethod
     def rank(row: Row) -> int:
         """A number that rises with every event folded in: the row's store timestamp, so the newer row wins a race."""
-        return sum(
-            epoch * 10**12 + sum(offset + 1 for offset in offsets.values()) for epoch, offsets in row.watermark.values()
-        )
+        rank = 0
+        for epoch, offsets in row.watermark.values():
+            rank += epoch * 10**12 + len(offsets) + sum(offsets.values())
+        return rank
 
     def fold(self, row: Row, event: object, topic: str, epoch: int, partition: int, offset: int) -> bool:
         """Folds one event into `row`, in place; False, and nothing changed, if the row's watermark has passed it."""
-        seen_epoch, offsets = row.watermark.get(topic, (epoch, {}))
-        if epoch < seen_epoch or (epoch == seen_epoch and offset <= offsets.get(partition, -1)):
+        mark = row.watermark.get(topic)
+        if mark is None or epoch > mark[0]:
+            row.watermark[topic] = (epoch, {partition: offset})
+        elif epoch < mark[0] or offset <= mark[1].get(partition, -1):
             return False
-        if epoch > seen_epoch:
-            offsets = {}
-        offsets[partition] = offset
-        row.watermark[topic] = (epoch, offsets)
+        else:
+            mark[1][partition] = offset
         for stream in self._by_topic[topic]:
             self._fold_tiles(row, stream, event)
         return True
@@ -256,7 +262,7 @@ class EntityFold:
         if stream.where is not None and not stream.where.of(event):
             return
         before = row.newest_by_stream.get(stream.name, 0)
-        newest = row.newest_by_stream[stream.name] = max(t, before)
+        newest = row.newest_by_stream[stream.name] = t if t > before else before
         if stream.recent is not None:
             ids = row.recent.setdefault(stream.name, [])
             ids.append((t, stream.recent.of(event)))
@@ -264,7 +270,9 @@ class EntityFold:
             del ids[stream.recent.size :]
         values = {m.name: m.of(event) for m in stream.measures}
         if stream.group is None:
-            hops = row.tiles.setdefault(stream.name, {})
+            hops = row.tiles.get(stream.name)
+            if hops is None:
+                hops = row.tiles[stream.name] = {}
             _add_to_tiles(hops, stream, values, t, newest)
             _drop_old(hops, stream, before, newest)
             return
@@ -327,26 +335,35 @@ def _newest_first(entry: tuple[int, str]) -> tuple[int, str]:
 def _add_to_tiles(hops: Hops, stream: Stream, values: Mapping[str, int], t: int, newest: int) -> bool:
     """Adds an event's values to its tile of each hop; False if no request that is still answered reaches back to it."""
     added = False
-    for hop, partials in stream.partials.items():
-        tiles, number = hops.setdefault(hop, {}), t // hop
-        if number < newest // hop - stream.kept[hop]:
+    for hop, kept, partials in stream.tiling:
+        number = t // hop
+        tiles = hops.get(hop)
+        if tiles is None:
+            tiles = hops[hop] = {}
+        if t < newest and number < newest // hop - kept:
             continue
         added = True
-        if (tile := tiles.get(number)) is not None:
+        tile = tiles.get(number)
+        if tile is None:
+            tiles[number] = [1, *(_start(kind, values[name]) for kind, name in partials)] if partials else [1]
+            continue
+        tile[0] += 1
+        if partials:
             _add(tile, partials, values)
-        else:
-            tiles[number] = [1 if kind == "count" else _start(kind, values[name]) for kind, name in partials]
     return added
 
 
 def _drop_old(hops: Hops, stream: Stream, before: int, newest: int) -> bool:
     """Drops the tiles that fell out of reach as the newest event moved on; whether it came to a new tile."""
     moved = False
-    for hop, tiles in hops.items():
-        if newest // hop > before // hop:
-            moved, oldest = True, newest // hop - stream.kept[hop]
-            for old in [number for number in tiles if number < oldest]:
-                del tiles[old]
+    if newest == before:
+        return moved
+    for hop, kept, _ in stream.tiling:
+        if (last := newest // hop) > before // hop and (tiles := hops.get(hop)) is not None:
+            moved = True
+            if tiles and min(tiles) < last - kept:
+                for old in [number for number in tiles if number < last - kept]:
+                    del tiles[old]
     return moved
 
 
@@ -355,17 +372,17 @@ def _start(kind: str, value: int) -> int:
 
 
 def _add(tile: Tile, partials: tuple[Partial, ...], values: Mapping[str, int]) -> None:
-    for i, (kind, name) in enumerate(partials):
-        if kind == "count":
-            tile[i] += 1
-        elif kind == "sum":
-            tile[i] += values[name]
+    """Adds to the partials that follow the count."""
+    for i, (kind, name) in enumerate(partials, 1):
+        value = values[name]
+        if kind == "sum":
+            tile[i] += value
         elif kind == "squares":
-            tile[i] = min(_LARGEST, tile[i] + values[name] ** 2)
+            tile[i] = min(_LARGEST, tile[i] + value * value)
         elif kind == "min":
-            tile[i] = min(tile[i], values[name])
+            tile[i] = min(tile[i], value)
         else:
-            tile[i] = max(tile[i], values[name])
+            tile[i] = max(tile[i], value)
 
 
 def _slots(stream: Stream, feature: Feature) -> tuple[int, ...]:

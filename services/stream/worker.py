@@ -17,8 +17,8 @@ import logging
 import signal
 import threading
 import time
-from collections import Counter as Tally
 from collections import defaultdict
+from operator import attrgetter
 from typing import Annotated
 
 import typer
@@ -61,7 +61,10 @@ FRESHNESS_SECONDS = Histogram(
     buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
 )
 
-MAX_RECORDS = 5_000  # a poll; bounds memory and how long features wait behind a backlog
+# A poll; bounds memory (30 MB) and how long features wait behind a backlog (a second or two). Rows are read and pushed
+# once a poll however many of its events are theirs: larger polls cost less.
+MAX_RECORDS = 20_000
+REKEYING_LINGER_MS = 100  # nothing waits for so long: every batch ends in a flush
 IDLE_POLL_S = 0.05
 LOG_CHECK_S = 5.0
 LAG_S = 5.0  # Prometheus asks as often
@@ -84,11 +87,8 @@ class StreamWorker:
             log.info("rows rebuilt from the lake")
         self._epochs = {topic: self._lake.epoch(topic, log_id) for topic, log_id in self._log_ids.items()}
         self._rows = {r.view: EntityRows(store.states(r.view), r.fold) for r in routes.folded}
-        self._routes_of: dict[str, list[Route]] = defaultdict(list)
-        for route in routes.folded:
-            self._routes_of[route.topic].append(route)
         self._sink = LakeSink(self._lake, self._epochs, routes.sunk)
-        self._producer = EventProducer(settings, "stream", routes.schemas)
+        self._producer = EventProducer(settings, "stream", routes.schemas, linger_ms=REKEYING_LINGER_MS)
         self._pushed: dict[tuple[str, int], int] = {}  # positions whose rows and re-keyed copies are out
         self._consumer = EventConsumer(
             settings,
@@ -136,19 +136,19 @@ class StreamWorker:
         self._producer.close()
 
     def _process(self, batch: Batch) -> None:
-        by_row: dict[tuple[str, str], list[Record]] = defaultdict(list)
+        by_topic: dict[str, list[Record]] = defaultdict(list)
         for record in batch.records:
-            for route in self._routes_of[record.topic]:
-                by_row[route.view, getattr(record.event, route.key)].append(record)
-            if record.topic in self._routes.rekeyed:
-                self._rekey(record)
-        for topic, count in Tally(record.topic for record in batch.records).items():
-            EVENTS.labels(topic).inc(count)
+            by_topic[record.topic].append(record)
+        for topic in by_topic.keys() & self._routes.rekeyed.keys():
+            self._rekey(topic, by_topic[topic])
+        for route in self._routes.folded:
+            self._fold(route, by_topic.get(route.topic, []))
+        for topic, records in by_topic.items():
+            EVENTS.labels(topic).inc(len(records))
+            if topic in self._routes.sunk:
+                self._sink.add(records)
         for topic, count in batch.dead.items():
             DEAD.labels(topic).inc(count)
-        for route in self._routes.folded:
-            self._fold(route, {entity: records for (view, entity), records in by_row.items() if view == route.view})
-        self._sink.add([r for r in batch.records if r.topic in self._routes.sunk])
         for (topic, partition), position in batch.positions.items():
             if topic in self._routes.sunk:
                 self._sink.advance(topic, partition, position)
@@ -157,20 +157,21 @@ class StreamWorker:
         for (topic, partition), position in batch.positions.items():
             POSITION.labels(topic, str(partition)).set(position)
 
-    def _fold(self, route: Route, records_of: dict[str, list[Record]]) -> None:
-        rows = self._rows[route.view]
-        rows.load(set(records_of))
+    def _fold(self, route: Route, records: list[Record]) -> None:
+        if not records:
+            return
+        rows, key_of = self._rows[route.view], attrgetter(route.key)
+        entities = [key_of(record.event) for record in records]
+        rows.load(set(entities))
         live: list[tuple[str, Record]] = []
-        for entity, records in records_of.items():
-            for record in records:
-                topic, epoch, partition, offset = self._source(record)
-                if not rows.fold(entity, record.event, topic, epoch, partition, offset):
-                    REPLAYED.labels(record.topic).inc()
-                elif record.trace:
-                    live.append((entity, record))
-        if records_of:
-            with PUSH_SECONDS.labels(route.view).time():
-                ROWS_PUSHED.labels(route.view).inc(rows.push())
+        for entity, record in zip(entities, records, strict=True):
+            topic, epoch, partition, offset = self._source(record)
+            if not rows.fold(entity, record.event, topic, epoch, partition, offset):
+                REPLAYED.labels(record.topic).inc()
+            elif record.trace:
+                live.append((entity, record))
+        with PUSH_SECONDS.labels(route.view).time():
+            ROWS_PUSHED.labels(route.view).inc(rows.push())
         self._tell(route.view, live)
 
     def _tell(self, view: str, live: list[tuple[str, Record]]) -> None:
@@ -191,17 +192,19 @@ class StreamWorker:
         topic, epoch, partition, offset = source.decode().split("/")
         return topic, int(epoch), int(partition), int(offset)
 
-    def _rekey(self, record: Record) -> None:
-        topic, field = self._routes.rekeyed[record.topic]
-        source = f"{record.topic}/{self._epochs[record.topic]}/{record.partition}/{record.offset}"
-        self._producer.send(
-            topic,
-            record.event,
-            key=getattr(record.event, field),
-            created_us=record.created_us,
-            trace=record.trace,
-            headers={"source": source.encode()},
-        )
+    def _rekey(self, source: str, records: list[Record]) -> None:
+        topic, field = self._routes.rekeyed[source]
+        key_of, log = attrgetter(field), f"{source}/{self._epochs[source]}"
+        for record in records:
+            self._producer.send(
+                topic,
+                record.event,
+                key=key_of(record.event),
+                schema=record.schema,
+                created_us=record.created_us,
+                trace=record.trace,
+                headers={"source": f"{log}/{record.partition}/{record.offset}".encode()},
+            )
 
     def _commit(self) -> None:
         self._sink.flush()
