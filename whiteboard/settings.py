@@ -43,6 +43,9 @@ class Settings(BaseSettings):
     mlflow_tracking_uri: str = Field("", description="empty: SQLite below the home")
     model_poll_s: float = Field(1.0, gt=0, description="how often a service asks whether the champion alias moved")
 
+    offline_executor: Literal["duckdb", "spark"] = Field("duckdb", description="who computes training sets' features")
+    spark_master: str = Field("local[*]", description="local[N]: here, on N cores; spark://…, yarn, k8s://…: a cluster")
+
     exploration: float = Field(
         0.05, ge=0, lt=1, description="share of would-be declines that go to review instead, so that labels still come"
     )

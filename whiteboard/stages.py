@@ -8,7 +8,7 @@ A system's own commands stand in `whiteboard/<system>/cli.py`.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -51,6 +51,27 @@ MaybeAsOf = Annotated[
         help="use only what was known when that day ended, or at that moment (UTC) [default: everything]",
     ),
 ]
+Sql = Annotated[bool, typer.Option("--sql", help="print the SQL that computes them point in time")]
+SqlDialect = Annotated[Literal["duckdb", "spark"], typer.Option("--dialect", help="whose SQL")]
+OfflineExecutor = Annotated[
+    Literal["duckdb", "spark"] | None,
+    typer.Option("--executor", help="who computes the features \\[default: WHITEBOARD_OFFLINE_EXECUTOR, or duckdb]"),
+]
+Master = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="Spark's \\[default: WHITEBOARD_SPARK_MASTER, or local\\[*]: this machine]"),
+]
+Distributed = Annotated[
+    str, typer.Option(metavar="local:N|ADDRESS", help="fit the trees by N worker processes, or at a Dask scheduler")
+]
+
+
+def offline_settings(executor: Literal["duckdb", "spark"] | None, master: str | None) -> "Settings":
+    """The settings, with the executor and master of the command line if it names them."""
+    from whiteboard.settings import Settings
+
+    given = {"offline_executor": executor, "spark_master": master}
+    return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
 
 
 @contextmanager

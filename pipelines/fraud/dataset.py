@@ -1,6 +1,6 @@
 """The point-in-time training set: every labelled payment with its features as they were known when it was made.
 
-    dataset = build(settings)                     # lake ─► DuckDB SQL ─► Parquet ─► Feast join ─► Dataset
+    dataset = build(settings)                     # lake ─► SQL, by DuckDB or Spark ─► Parquet ─► Feast join ─► Dataset
     dataset.frame                                 # transaction_id, …, event_timestamp, is_fraud, weight, FEATURES
 
 Three things make a label miss, and each is handled:
@@ -23,6 +23,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from whiteboard.errors import ModelError, NotEnoughDataError
+from whiteboard.executors import Executor, executor
 from whiteboard.fraud.events import DECISIONS, LABELS, TRANSACTIONS, Decision, Label, Transaction
 from whiteboard.fraud.features import FEATURES, point_in_time_sql
 from whiteboard.lake import Lake, connect
@@ -114,8 +115,9 @@ class Dataset:
 def build(settings: Settings, as_of: datetime | None = None) -> Dataset:
     """The training set from what the lake knew at `as_of` (default: all that it knows).
 
-    Writes the features of the labelled payments as the batch source of the Feast views and draws the set through
-    Feast. Raises NotEnoughDataError when nothing is labelled, FeatureStoreError when Feast lost or doubled a row.
+    The features of the labelled payments, computed by the executor of the settings, become the batch source of the
+    Feast views; the set is drawn through Feast. Raises NotEnoughDataError when nothing is labelled, FeatureStoreError
+    when Feast lost or doubled a row.
     """
     from whiteboard.featurestore import FeatureStore
 
@@ -127,15 +129,19 @@ def build(settings: Settings, as_of: datetime | None = None) -> Dataset:
             for topic, kind in ((TRANSACTIONS, Transaction), (LABELS, Label), (DECISIONS, Decision))
         )
         entities, counts = labelled_rows(connection, transactions, labels, decisions, as_of)
-        path = store.source_path("fraud_customer_values")
-        temporary = path.with_suffix(".new")
-        sql = point_in_time_sql("training_rows", transactions, labels, "created")
-        connection.execute(f"COPY ({sql}) TO '{temporary}' (FORMAT parquet, COMPRESSION zstd)")
-        temporary.replace(path)
+        with executor(settings, connection) as engine:
+            write_features(engine, lake, store.source_path("fraud_customer_values"))
     asked = entities.drop(columns=["amount", "created_timestamp"])
     joined = store.training_set(asked, "fraud_training", "transaction_id")
     frame = joined.merge(entities[["transaction_id", "created_timestamp"]], on="transaction_id", validate="one_to_one")
     return Dataset(ordered(frame), as_of, counts)
+
+
+def write_features(engine: Executor, lake: Lake, path: Path) -> None:
+    """The features of the rows that `labelled_rows` left, point in time, as a Parquet file."""
+    transactions, labels = engine.topic(lake, TRANSACTIONS, Transaction), engine.topic(lake, LABELS, Label)
+    sql = point_in_time_sql(engine.table("training_rows"), transactions, labels, "created", engine.dialect)
+    engine.write(sql, path)
 
 
 def labelled_rows(

@@ -7,8 +7,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightgbm
 import numpy as np
@@ -17,8 +18,13 @@ from numpy.typing import NDArray
 
 from pipelines.fraud.dataset import Dataset
 from pipelines.fraud.evaluate import average_precision, better
+from whiteboard import distributed
+from whiteboard.distributed import Rows
 from whiteboard.fraud.members import Anomaly, Linear, Member, squash
 from whiteboard.fraud.model import RISING
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 Floats = NDArray[np.float64]
 
@@ -42,8 +48,12 @@ def fit_trees(
     stop: Dataset | None = None,
     patience: int = 50,
     seed: int = 0,
+    client: "Client | None" = None,
 ) -> lightgbm.Booster:
-    """Boosted trees with RISING features held monotone; with `stop`, as many as serve its average precision best."""
+    """Boosted trees with RISING features held monotone; with `stop`, as many as serve its average precision best.
+
+    By the workers of `client` if there is one; they do not see `stop`.
+    """
     settings = {
         **TREES,
         **(params or {}),
@@ -57,6 +67,13 @@ def fit_trees(
         "num_threads": 1,
         "verbosity": -1,
     }
+    if client is not None:
+        rows = Rows(list(train.features), train.matrix(), train.is_fraud, train.weight)
+        booster = distributed.fit_trees(client, settings, rounds, rows)
+        if stop is not None:
+            judge = partial(average_precision, stop)
+            booster.best_iteration = distributed.best_iteration(booster, stop.matrix(), judge, patience)
+        return booster
     data = _lightgbm_set(train)
     if stop is None:
         return lightgbm.train(settings, data, rounds)

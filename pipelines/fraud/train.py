@@ -16,10 +16,10 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -29,6 +29,7 @@ from pipelines.fraud.ensemble import Candidate, ablate, fit_anomaly, fit_linear,
 from pipelines.fraud.evaluate import Evaluation, days_of, evaluate
 from pipelines.fraud.package import pack, register
 from pipelines.fraud.tuning import tune
+from whiteboard.distributed import workers
 from whiteboard.errors import NotEnoughDataError
 from whiteboard.fraud.calibration import fit_calibration
 from whiteboard.fraud.decision import CostTable, fit_thresholds
@@ -36,6 +37,9 @@ from whiteboard.fraud.members import Member
 from whiteboard.fraud.model import FraudModel
 from whiteboard.registry import VersionRef
 from whiteboard.settings import Settings
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 LEAST_TREES = 150  # early stopping on a slice with a new pattern stops at once: nothing old helps there
 _FITTERS: dict[str, Callable[[Dataset], Member]] = {"linear": fit_linear, "anomaly": fit_anomaly}
@@ -54,6 +58,7 @@ class TrainConfig:
     reviews_per_day: float = 25.0
     costs: CostTable = field(default_factory=CostTable)
     params: Mapping[str, Any] = field(default_factory=dict)  # of LightGBM, over the defaults
+    distributed: str = ""  # who fits the trees, see whiteboard/distributed.py; tuning stays in this process
 
     @property
     def digest(self) -> str:
@@ -133,18 +138,19 @@ def fit(dataset: Dataset, config: TrainConfig, say: Callable[[str], None] = lamb
     """
     from threadpoolctl import threadpool_limits
 
-    with threadpool_limits(limits=1):
-        return _fit(dataset, config, say)
+    with threadpool_limits(limits=1), workers(config.distributed) as client:
+        return _fit(dataset, config, say, client)
 
 
-def _fit(dataset: Dataset, config: TrainConfig, say: Callable[[str], None]) -> Trained:
+def _fit(dataset: Dataset, config: TrainConfig, say: Callable[[str], None], client: "Client | None") -> Trained:
     slices = split(dataset, config)
     params = dict(config.params)
     if config.tuning_s > 0:
         say(f"tunes for {config.tuning_s:.0f} s")
         params |= tune(slices.fit, slices.stop, seconds=config.tuning_s, rounds=config.rounds, seed=config.seed)
     say(f"fits {len(slices.fit):,} payments")
-    stopped = fit_trees(slices.fit, params=params, rounds=config.rounds, stop=slices.stop, seed=config.seed)
+    boosted = partial(fit_trees, params=params, seed=config.seed, client=client)
+    stopped = boosted(slices.fit, rounds=config.rounds, stop=slices.stop)
     trees = max(stopped.best_iteration, LEAST_TREES)
     say("weighs the members of the ensemble")
     others = {name: fitter(slices.fit) for name, fitter in _FITTERS.items()}
@@ -152,7 +158,7 @@ def _fit(dataset: Dataset, config: TrainConfig, say: Callable[[str], None]) -> T
     weights = next(candidate.weights for candidate in ablation if candidate.kept)
 
     def parts(rows: Dataset) -> Parts:
-        booster = fit_trees(rows, params=params, rounds=trees, seed=config.seed)
+        booster = boosted(rows, rounds=trees)
         return booster.model_to_string(), [(weight, _FITTERS[name](rows)) for name, weight in weights.items()]
 
     say(f"fits {len(slices.learn):,} payments with {trees} trees, calibrates, sets thresholds")

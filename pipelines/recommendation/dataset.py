@@ -1,6 +1,6 @@
 """The point-in-time training set: every item shown, with its features as they were known then, and what came of it.
 
-    dataset = build(settings)          # lake ─► retrieval as of before ─► DuckDB SQL ─► Feast join ─► Dataset
+    dataset = build(settings)          # lake ─► retrieval as of before ─► SQL ─► Feast join ─► Dataset
     dataset.frame                      # shown_id, request_id, …, position, seen, grade, FEATURES
 
 Impressions are joined with the interactions of the same request: `grade` is 0, 1 for a click, 2 for a purchase. The
@@ -21,6 +21,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from whiteboard.errors import ModelError, NotEnoughDataError
+from whiteboard.executors import executor
 from whiteboard.lake import Lake, connect
 from whiteboard.manifest import write_atomically
 from whiteboard.recommendation.candidates import RECENT, Retrieval, RetrievalConfig
@@ -123,8 +124,9 @@ class Dataset:
 def build(settings: Settings, as_of: datetime | None = None, config: RetrievalConfig | None = None) -> Dataset:
     """The training set from what the lake knew at `as_of` (default: all that it knows).
 
-    Writes the features as the batch source of the Feast views and draws the set through Feast. Raises
-    NotEnoughDataError without impressions or clicks, FeatureStoreError when Feast lost or doubled a row.
+    The features, computed by the executor of the settings, become the batch source of the Feast views; the set is
+    drawn through Feast. Raises NotEnoughDataError without impressions or clicks, FeatureStoreError when Feast lost or
+    doubled a row.
     """
     from whiteboard.featurestore import FeatureStore
 
@@ -139,11 +141,10 @@ def build(settings: Settings, as_of: datetime | None = None, config: RetrievalCo
             raise NotEnoughDataError("all impressions are from the first days of the log; wait, or ingest older clicks")
         rows = shown.merge(pd.concat(scores), on="shown_id", validate="one_to_one")
         connection.register("training_rows", rows)
-        path = store.source_path("recommendation_user_values")
-        temporary = path.with_suffix(".new")
-        sql = point_in_time_sql("training_rows", "interactions", "created")
-        connection.execute(f"COPY ({sql}) TO '{temporary}' (FORMAT parquet, COMPRESSION zstd)")
-        temporary.replace(path)
+        with executor(settings, connection) as engine:
+            training_rows, events = engine.table("training_rows"), engine.table("interactions")
+            sql = point_in_time_sql(training_rows, events, "created", engine.dialect)
+            engine.write(sql, store.source_path("recommendation_user_values"))
     asked = rows[["shown_id", "user_id", "item_id", "event_timestamp"]]
     joined = store.training_set(asked, "recommendation_training", "shown_id")
     others = ["request_id", "created_timestamp", *OUTCOMES]

@@ -9,14 +9,20 @@ by its weight, not that of a pair; of a pair, the clicked item is pushed up by i
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightgbm
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.recommendation.dataset import Dataset
+from pipelines.recommendation.evaluate import Requests
+from whiteboard import distributed
+from whiteboard.distributed import Rows
 from whiteboard.recommendation.position_bias import PositionBias
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 Floats = NDArray[np.float64]
 
@@ -62,11 +68,25 @@ def fit_trees(
     half_life_days: float | None = None,
     stop: Dataset | None = None,
     patience: int = 100,
+    client: "Client | None" = None,
 ) -> lightgbm.Booster:
-    """The trees fitted on `rows` by request; with `stop` until its nDCG@10 has not risen for `patience` trees."""
+    """The trees fitted on `rows` by request; with `stop` until its nDCG@10 has not risen for `patience` trees.
+
+    By the workers of `client` if there is one; they do not see `stop`.
+    """
     rising = [int(name in RISING) for name in rows.features]
     params = PARAMS | {"seed": seed, "monotone_constraints": rising}
-    train = _data(rows, weights(rows, bias, half_life_days))
+    weight = weights(rows, bias, half_life_days)
+    if client is not None:
+        dealt = Rows(list(rows.features), rows.matrix(), rows.grade, weight, rows.request)
+        booster = distributed.fit_trees(client, params, rounds, dealt)
+        if stop is not None:
+            requests = Requests.of(stop, bias or PositionBias.of(stop.position, np.ones(len(stop), dtype=bool)))
+            booster.best_iteration = distributed.best_iteration(
+                booster, stop.matrix(), lambda scores: float(requests.ndcg(scores).mean()), patience
+            )
+        return booster
+    train = _data(rows, weight)
     if stop is None:
         return lightgbm.train(params, train, rounds)
     quiet: list[Callable[..., Any]] = [lightgbm.early_stopping(patience, verbose=False)]

@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from pipelines.recommendation.evaluate import Evaluation, evaluate
 from pipelines.recommendation.package import pack, register
 from pipelines.recommendation.ranker import fit_trees
 from pipelines.recommendation.recall import candidate_recall
+from whiteboard.distributed import workers
 from whiteboard.errors import NotEnoughDataError
 from whiteboard.recommendation.candidates import Retrieval, RetrievalConfig
 from whiteboard.recommendation.decision import Policy
@@ -49,6 +50,7 @@ class TrainConfig:
     slice_days: int = 1  # least length of a later slice
     policy: Policy = field(default_factory=Policy)
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
+    distributed: str = ""  # who fits the trees, see whiteboard/distributed.py
 
     @property
     def digest(self) -> str:
@@ -124,21 +126,19 @@ def fit(dataset: Dataset, config: TrainConfig, say: Callable[[str], None] = lamb
     """The model, nothing written anywhere; on one thread, as the cores are busy with other work."""
     from threadpoolctl import threadpool_limits
 
-    with threadpool_limits(limits=1):
+    with threadpool_limits(limits=1), workers(config.distributed) as client:
         slices = split(dataset, config)
         bias = PositionBias.of(slices.learn.position, slices.learn.frame["seen"].to_numpy(dtype=bool))
         say(f"fits {len(slices.fit):,} items shown")
-        seed, half_life = config.seed, config.half_life_days
-        stopped = fit_trees(
-            slices.fit, bias, rounds=config.rounds, seed=seed, half_life_days=half_life, stop=slices.stop
-        )
+        boosted = partial(fit_trees, bias=bias, seed=config.seed, half_life_days=config.half_life_days, client=client)
+        stopped = boosted(slices.fit, rounds=config.rounds, stop=slices.stop)
         trees = max(stopped.best_iteration, LEAST_TREES)
         say(f"fits {len(slices.learn):,} items shown with {trees} trees, and the candidate sources")
-        booster = fit_trees(slices.learn, bias, rounds=trees, seed=seed, half_life_days=half_life)
+        booster = boosted(slices.learn, rounds=trees)
         begun = slices.test.frame["event_timestamp"].min()
         before = dataset.interactions[dataset.interactions["event_timestamp"] < begun]
         retrieval = Retrieval.fit(before, dataset.items, config.retrieval)
-        recall = candidate_recall(retrieval, dataset, begun, seed=seed)
+        recall = candidate_recall(retrieval, dataset, begun, seed=config.seed)
     model = RecommendationModel(booster.model_to_string(), dataset.features, retrieval, config.policy, bias)
     params = {"trees": trees, "stopped_at": stopped.best_iteration, "interactions": len(before)}
     return Trained(model, slices, params, config, recall)

@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from whiteboard.stages import AsOf, MaybeAsOf, add_stages, too_little_is_no_error
+from whiteboard.stages import (
+    AsOf,
+    Distributed,
+    Master,
+    MaybeAsOf,
+    OfflineExecutor,
+    Sql,
+    SqlDialect,
+    add_stages,
+    offline_settings,
+    too_little_is_no_error,
+)
 
 if TYPE_CHECKING:
     from whiteboard.promotion import Verdict
@@ -26,13 +37,15 @@ Day = Annotated[datetime, typer.Option(formats=["%Y-%m-%d"])]
 Tuning = Annotated[float, typer.Option(min=0, help="seconds for Optuna; 0 keeps the defaults")]
 
 
-@app.command(epilog="Example: whiteboard fraud features --sql | less")
-def features(sql: Annotated[bool, typer.Option("--sql", help="print the generated DuckDB SQL")] = False) -> None:
+@app.command(epilog="Example: whiteboard fraud features --sql --dialect spark | less")
+def features(sql: Sql = False, dialect: SqlDialect = "duckdb") -> None:
     """Lists the features, or prints the SQL that computes them point in time."""
+    from whiteboard.dialects import DIALECTS
     from whiteboard.fraud.features import FEATURES, point_in_time_sql
 
     if sql:
-        typer.echo(point_in_time_sql("rows_to_score", "fraud_transactions", "fraud_labels", "created"))
+        relations = ("rows_to_score", "fraud_transactions", "fraud_labels")
+        typer.echo(point_in_time_sql(*relations, "created", DIALECTS[dialect]))
     else:
         typer.echo("\n".join(FEATURES))
 
@@ -93,20 +106,19 @@ def ingest(transactions: TransactionsFile) -> None:
     )
 
 
-@app.command(epilog="Example: whiteboard fraud dataset --as-of 2026-03-04")
-def dataset(as_of: AsOf) -> None:
+@app.command(epilog="Example: whiteboard fraud dataset --as-of 2026-03-04 --executor spark")
+def dataset(as_of: AsOf, executor: OfflineExecutor = None, master: Master = None) -> None:
     """Builds the point-in-time training set of a day, into HOME/training; exit code 99 if it would be empty."""
     from pipelines.fraud.as_of import STEPS
-    from whiteboard.settings import Settings
 
     with too_little_is_no_error():
-        built = STEPS.dataset(Settings(), as_of)
+        built = STEPS.dataset(offline_settings(executor, master), as_of)
     frauds = int(built.is_fraud.sum())
     Console().print(f"{len(built):,} labelled payments with {frauds:,} frauds, fingerprint {built.fingerprint}")
 
 
 @app.command(epilog="Example: whiteboard fraud fit --as-of 2026-03-04")
-def fit(as_of: AsOf, tuning_s: Tuning = 0.0, seed: int = 0) -> None:
+def fit(as_of: AsOf, tuning_s: Tuning = 0.0, seed: int = 0, distributed: Distributed = "") -> None:
     """Fits a model to the data set of a day, into HOME/training; exit code 99 if it has too few frauds.
 
     Repeated, it gives the same model, unless it may tune: what Optuna finds depends on how fast the machine is.
@@ -116,27 +128,31 @@ def fit(as_of: AsOf, tuning_s: Tuning = 0.0, seed: int = 0) -> None:
     from whiteboard.settings import Settings
 
     with too_little_is_no_error():
-        candidate = STEPS.fit(Settings(), as_of, TrainConfig(seed=seed, tuning_s=tuning_s))
+        candidate = STEPS.fit(Settings(), as_of, TrainConfig(seed=seed, tuning_s=tuning_s, distributed=distributed))
     Console().print(f"candidate in {candidate}")
 
 
-@app.command(epilog="Example: whiteboard fraud train --tuning-s 60")
+@app.command(epilog="Example: whiteboard fraud train --tuning-s 60 --executor spark --distributed local:2")
 def train(
     as_of: MaybeAsOf = None,
     tuning_s: Tuning = 30.0,
     seed: int = 0,
+    executor: OfflineExecutor = None,
+    master: Master = None,
+    distributed: Distributed = "",
 ) -> None:
     """Builds the point-in-time training set, trains, evaluates, and registers a challenger.
 
-    With --as-of it does what `dataset`, `fit` and `evaluate` do one by one.
+    With --as-of it does what `dataset`, `fit` and `evaluate` do one by one. --executor says who computes the features,
+    --distributed who fits the trees: other machines, when one is not enough.
     """
     from pipelines.fraud.as_of import STEPS
     from pipelines.fraud.dataset import build
     from pipelines.fraud.train import TrainConfig
     from pipelines.fraud.train import train as run
-    from whiteboard.settings import Settings
 
-    settings, config = Settings(), TrainConfig(seed=seed, tuning_s=tuning_s)
+    settings = offline_settings(executor, master)
+    config = TrainConfig(seed=seed, tuning_s=tuning_s, distributed=distributed)
     if as_of is None:
         version = run(settings, build(settings), config).version
     else:

@@ -1,7 +1,7 @@
 """The features of a card payment, declared once: the online fold, the online value and the SQL come from these lines.
 
     whiteboard fraud features          the list, with what each means
-    whiteboard fraud features --sql    the DuckDB SQL that computes them point in time
+    whiteboard fraud features --sql    the SQL that computes them point in time; --dialect spark: as Spark has it
 
 Customer features come from the customer's own transactions, terminal features from the terminal's transactions and
 from the *labels* of its transactions, as they become known (the label stream, days after the payment).
@@ -9,6 +9,7 @@ from the *labels* of its transactions, as they become known (the label stream, d
 
 from math import floor, nan
 
+from whiteboard.dialects import DUCKDB, Dialect
 from whiteboard.fraud.events import LABELS, TRANSACTIONS, Transaction
 from whiteboard.windows import (
     DAY,
@@ -167,13 +168,15 @@ def unseen_events_sql(rows: str, transactions: str, labels: str) -> str:
     return unseen_sql(rows, STREAMS, {TRANSACTIONS: transactions, LABELS: labels}, "transaction_id", "transaction_id")
 
 
-def point_in_time_sql(rows: str, transactions: str, labels: str, visibility: Visibility) -> str:
-    """DuckDB SQL with one result row for each row of `rows`: its keys and timestamps, then FEATURES, all DOUBLE.
+def point_in_time_sql(
+    rows: str, transactions: str, labels: str, visibility: Visibility, dialect: Dialect = DUCKDB
+) -> str:
+    """SQL with one result row for each row of `rows`: its keys and timestamps, then FEATURES, all DOUBLE.
 
-    `rows` is a relation with transaction_id, customer_id, terminal_id, amount, event_timestamp, created_timestamp and,
-    for visibility "watermark", the `watermarks` of Decision as JSON. `transactions` and `labels` are relations of the
-    lake. Undefined features are NaN.
+    `rows` is a relation with transaction_id (unique), customer_id, terminal_id, amount, event_timestamp,
+    created_timestamp and, for visibility "watermark", the `watermarks` of Decision as JSON. `transactions` and `labels`
+    are relations of the lake. Undefined features are NaN.
     """
     relations, keys = {TRANSACTIONS: transactions, LABELS: labels}, ("transaction_id", "customer_id", "terminal_id")
     others = [name for name in FEATURES if name not in _DERIVED_SQL]
-    return point_in_time(rows, STREAMS, relations, keys, ("amount",), _DERIVED_SQL, others, visibility)
+    return point_in_time(rows, STREAMS, relations, keys, ("amount",), _DERIVED_SQL, others, visibility, dialect)

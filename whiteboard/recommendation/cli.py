@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from whiteboard.stages import AsOf, MaybeAsOf, add_stages, too_little_is_no_error
+from whiteboard.stages import (
+    AsOf,
+    Distributed,
+    Master,
+    MaybeAsOf,
+    OfflineExecutor,
+    Sql,
+    SqlDialect,
+    add_stages,
+    offline_settings,
+    too_little_is_no_error,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,58 +94,60 @@ def ingest(interactions: InteractionsFile = None, items: ItemsFile = None) -> No
     Console().print(f"{len(frame):,} interactions and {len(catalogue):,} items sent")
 
 
-@app.command(epilog="Example: whiteboard recommendation features --sql")
-def features(
-    sql: Annotated[
-        bool, typer.Option("--sql", help="the SQL that computes them point in time, instead of the list")
-    ] = False,
-) -> None:
-    """Lists the features of showing an item to a user."""
+@app.command(epilog="Example: whiteboard recommendation features --sql --dialect spark | less")
+def features(sql: Sql = False, dialect: SqlDialect = "duckdb") -> None:
+    """Lists the features of showing an item to a user, or prints the SQL that computes them point in time."""
+    from whiteboard.dialects import DIALECTS
     from whiteboard.recommendation.features import FEATURES, point_in_time_sql
 
     if sql:
-        typer.echo(point_in_time_sql("shown", "interactions", "created"))
+        typer.echo(point_in_time_sql("shown", "interactions", "created", DIALECTS[dialect]))
     else:
         typer.echo("\n".join(FEATURES))
 
 
-@app.command(epilog="Example: whiteboard recommendation dataset --as-of 2026-03-04")
-def dataset(as_of: AsOf) -> None:
+@app.command(epilog="Example: whiteboard recommendation dataset --as-of 2026-03-04 --executor spark")
+def dataset(as_of: AsOf, executor: OfflineExecutor = None, master: Master = None) -> None:
     """Builds the point-in-time training set of a day, into HOME/training; exit code 99 if it would be empty."""
     from pipelines.recommendation.as_of import STEPS
-    from whiteboard.settings import Settings
 
     with too_little_is_no_error():
-        built = STEPS.dataset(Settings(), as_of)
+        built = STEPS.dataset(offline_settings(executor, master), as_of)
     counts = ", ".join(f"{count:,} {name}" for name, count in built.counts.items())
     Console().print(f"{counts}, fingerprint {built.fingerprint}")
 
 
 @app.command(epilog="Example: whiteboard recommendation fit --as-of 2026-03-04")
-def fit(as_of: AsOf, seed: int = 0) -> None:
+def fit(as_of: AsOf, seed: int = 0, distributed: Distributed = "") -> None:
     """Fits a model to the data set of a day, into HOME/training; exit code 99 if it has too few clicks."""
     from pipelines.recommendation.as_of import STEPS
     from pipelines.recommendation.train import TrainConfig
     from whiteboard.settings import Settings
 
     with too_little_is_no_error():
-        candidate = STEPS.fit(Settings(), as_of, TrainConfig(seed=seed))
+        candidate = STEPS.fit(Settings(), as_of, TrainConfig(seed=seed, distributed=distributed))
     Console().print(f"candidate in {candidate}")
 
 
-@app.command(epilog="Example: whiteboard recommendation train")
-def train(as_of: MaybeAsOf = None, seed: int = 0) -> None:
+@app.command(epilog="Example: whiteboard recommendation train --executor spark --distributed local:2")
+def train(
+    as_of: MaybeAsOf = None,
+    seed: int = 0,
+    executor: OfflineExecutor = None,
+    master: Master = None,
+    distributed: Distributed = "",
+) -> None:
     """Builds the point-in-time training set, trains, evaluates, and registers a challenger.
 
-    With --as-of it does what `dataset`, `fit` and `evaluate` do one by one.
+    With --as-of it does what `dataset`, `fit` and `evaluate` do one by one. --executor says who computes the features,
+    --distributed who fits the trees: other machines, when one is not enough.
     """
     from pipelines.recommendation.as_of import STEPS
     from pipelines.recommendation.dataset import build
     from pipelines.recommendation.train import TrainConfig
     from pipelines.recommendation.train import train as run
-    from whiteboard.settings import Settings
 
-    settings, config = Settings(), TrainConfig(seed=seed)
+    settings, config = offline_settings(executor, master), TrainConfig(seed=seed, distributed=distributed)
     if as_of is None:
         registered = run(settings, build(settings), config)
         version = registered.version

@@ -1,7 +1,7 @@
 """The features of an item shown to a user, declared once: online fold, online value and SQL come from these lines.
 
     whiteboard recommendation features          the list
-    whiteboard recommendation features --sql    the DuckDB SQL that computes them point in time
+    whiteboard recommendation features --sql    the SQL that computes them point in time; --dialect spark: Spark's
 
 A user's row holds the user's own interactions, also by category and by item; an item's row holds everybody's. A *like*
 is a click, a purchase or a rating: each says more than that something came on screen (a view). What the request knows
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from whiteboard.dialects import DUCKDB, Dialect
 from whiteboard.recommendation.events import INTERACTIONS, Interaction
 from whiteboard.windows import (
     DAY,
@@ -259,20 +260,21 @@ def watermark(fold: EntityFold, state: bytes | None) -> dict[str, tuple[int, dic
     }
 
 
-def point_in_time_sql(rows: str, interactions: str, visibility: Visibility) -> str:
-    """DuckDB SQL with one result row for each row of `rows`: KEYS, its times, then FEATURES, all DOUBLE.
+def point_in_time_sql(rows: str, interactions: str, visibility: Visibility, dialect: Dialect = DUCKDB) -> str:
+    """SQL with one result row for each row of `rows`: KEYS (shown_id is unique), its times, then FEATURES, all DOUBLE.
 
     `rows` is a relation with KEYS, category, CONTEXT, event_timestamp, created_timestamp and, for visibility
     "watermark", `watermarks` as JSON {"user": …, "item": …}. Undefined features are NaN.
     """
     others = [name for name in FEATURES if name not in _DERIVED_SQL]
     context = ("category", *CONTEXT)
-    return point_in_time(rows, STREAMS, {INTERACTIONS: interactions}, KEYS, context, _DERIVED_SQL, others, visibility)
+    relations = {INTERACTIONS: interactions}
+    return point_in_time(rows, STREAMS, relations, KEYS, context, _DERIVED_SQL, others, visibility, dialect)
 
 
-def recent_items_sql(requests: str, interactions: str, visibility: Visibility) -> str:
-    """DuckDB SQL for request_id and `recent` of each row of `requests` (request_id, user_id and its times)."""
-    return recent_sql(requests, USER_LIKES, interactions, ("request_id", "user_id"), visibility)
+def recent_items_sql(requests: str, interactions: str, visibility: Visibility, dialect: Dialect = DUCKDB) -> str:
+    """SQL for request_id and `recent` of each row of `requests` (request_id, user_id and its times)."""
+    return recent_sql(requests, USER_LIKES, interactions, ("request_id", "user_id"), visibility, dialect)
 
 
 def unseen_events_sql(rows: str, interactions: str) -> str:

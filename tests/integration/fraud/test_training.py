@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -9,11 +10,14 @@ import pytest
 
 from pipelines.fraud.batch_score import score_day
 from pipelines.fraud.dataset import MAX_WEIGHT, Dataset, build
+from pipelines.fraud.ensemble import fit_trees
+from pipelines.fraud.evaluate import average_precision
 from pipelines.fraud.gates import Limits
 from pipelines.fraud.package import holdout
 from pipelines.fraud.promote import promote
 from pipelines.fraud.train import Registered, TrainConfig, split, train
 from tests.integration.fraud.history import into_lake
+from whiteboard.distributed import workers
 from whiteboard.errors import ModelError, NotEnoughDataError
 from whiteboard.featurestore import FeatureStore
 from whiteboard.fraud.events import DECISIONS, LABELS, TRANSACTIONS, Decision, Label, Transaction
@@ -25,6 +29,9 @@ from whiteboard.lake import Lake
 from whiteboard.promotion import Verdict
 from whiteboard.registry import Registry
 from whiteboard.settings import Settings
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 START, DAYS = date(2026, 1, 5), 50
 LIVE = pd.Timestamp("2026-02-14", tz="UTC")  # after 40 days
@@ -124,6 +131,37 @@ def test_an_earlier_as_of_knows_less_and_differs_in_nothing_else(settings: Setti
 
 def test_building_again_gives_the_same_fingerprint(settings: Settings, dataset: Dataset) -> None:
     assert build(settings, AS_OF).fingerprint == dataset.fingerprint
+
+
+@pytest.mark.usefixtures("spark_session")
+def test_spark_builds_the_same_set_to_the_last_bit(settings: Settings, dataset: Dataset) -> None:
+    by_spark = build(settings.model_copy(update={"offline_executor": "spark"}), AS_OF)
+    assert by_spark.fingerprint == dataset.fingerprint
+
+
+def test_two_workers_fit_trees_as_good_as_those_of_one_process(dataset: Dataset) -> None:
+    """The same average precision, on the later slice, as another seed may give or take."""
+    slices = split(dataset, CONFIG)
+
+    def judged(seed: int, client: "Client | None") -> tuple[float, int]:
+        booster = fit_trees(slices.fit, rounds=60, stop=slices.stop, seed=seed, client=client)
+        scores = np.asarray(booster.predict(slices.test.matrix(), raw_score=True, num_threads=1))
+        return average_precision(slices.test, scores), booster.best_iteration
+
+    with workers("local:2") as client:
+        alone, together = (np.array([judged(seed, by) for seed in range(5)]) for by in (None, client))
+    spread = np.ptp(alone[:, 0])
+    assert spread > 0
+    assert abs(alone[:, 0].mean() - together[:, 0].mean()) < spread
+    assert (together[:, 1] < 60).any(), "some fit was stopped early, as those of one process are"
+
+
+def test_a_model_fitted_by_workers_is_registered_like_any_other(settings: Settings, dataset: Dataset) -> None:
+    made = train(settings, dataset, replace(CONFIG, rounds=30, distributed="local:2"))
+    model = FraudModel.load(Registry(settings).download(made.ref))
+    assert model.features == FEATURES
+    risk = model.predict(made.trained.slices.test.matrix())
+    assert average_precision(made.trained.slices.test, risk) > 10 * made.trained.slices.test.is_fraud.mean()
 
 
 def test_before_any_label_there_is_nothing_to_learn(settings: Settings) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 from datetime import date, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -10,11 +11,14 @@ import pytest
 
 from pipelines.recommendation.batch_score import LENGTH, score_day
 from pipelines.recommendation.dataset import Dataset, build
+from pipelines.recommendation.evaluate import Requests
 from pipelines.recommendation.gates import Contestant, Limits, all_gates
 from pipelines.recommendation.package import holdout
 from pipelines.recommendation.promote import promote
-from pipelines.recommendation.train import Registered, TrainConfig, train
+from pipelines.recommendation.ranker import fit_trees
+from pipelines.recommendation.train import Registered, TrainConfig, split, train
 from tests.integration.recommendation.history import lived_in
+from whiteboard.distributed import workers
 from whiteboard.errors import ModelError, NotEnoughDataError
 from whiteboard.featurestore import FeatureStore
 from whiteboard.promotion import Verdict
@@ -24,11 +28,15 @@ from whiteboard.recommendation.features import FEATURES, ITEM_FOLD, USER_FOLD, i
 from whiteboard.recommendation.ingest import interaction_of
 from whiteboard.recommendation.model import RecommendationModel
 from whiteboard.recommendation.population import WorldConfig
+from whiteboard.recommendation.position_bias import PositionBias
 from whiteboard.recommendation.routes import BATCH_VIEW
 from whiteboard.recommendation.world import World
 from whiteboard.registry import CHAMPION, Registry
 from whiteboard.settings import Settings
 from whiteboard.windows import micros
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 START, DAYS = date(2026, 1, 5), 16
 RETRIEVAL = RetrievalConfig(factors=16, dimensions=32)
@@ -72,6 +80,29 @@ def test_every_item_shown_is_there_with_what_came_of_it(lived: tuple[Settings, W
     assert (frame["grade"] > 0).sum() == (done["event_type"] == "click").sum()
     assert (frame["grade"] == 2).sum() == (done["event_type"] == "purchase").sum()
     assert frame["seen"].sum() == (done["event_type"] == "view").sum()
+
+
+@pytest.mark.usefixtures("spark_session")
+def test_spark_builds_the_same_set_to_the_last_bit(lived: tuple[Settings, World], dataset: Dataset) -> None:
+    by_spark = build(lived[0].model_copy(update={"offline_executor": "spark"}), dataset.as_of, RETRIEVAL)
+    assert by_spark.fingerprint == dataset.fingerprint
+
+
+def test_two_workers_fit_a_ranker_as_good_as_that_of_one_process(dataset: Dataset) -> None:
+    """The same nDCG, on the later slice, as another seed may give or take."""
+    slices = split(dataset, CONFIG)
+    bias = PositionBias.of(slices.learn.position, slices.learn.frame["seen"].to_numpy(dtype=bool))
+    requests = Requests.of(slices.test, bias)
+
+    def judged(seed: int, client: "Client | None") -> float:
+        booster = fit_trees(slices.fit, bias, rounds=60, stop=slices.stop, seed=seed, client=client)
+        return float(requests.ndcg(np.asarray(booster.predict(slices.test.matrix(), num_threads=1))).mean())
+
+    with workers("local:2") as client:
+        alone, together = (np.array([judged(seed, by) for seed in range(5)]) for by in (None, client))
+    spread = np.ptp(alone)
+    assert spread > 0
+    assert abs(alone.mean() - together.mean()) < spread
 
 
 def test_a_rows_features_are_those_that_the_service_would_have_computed(

@@ -1,4 +1,4 @@
-"""The three executors of the feature definitions agree: online fold, online value, generated SQL."""
+"""The executors of the feature definitions agree: online fold, online value, generated SQL in DuckDB and in Spark."""
 
 import json
 import math
@@ -7,13 +7,13 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from random import Random
 
-import duckdb
 import msgspec
 import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.conftest import OfflineEngine
 from whiteboard.errors import LateEventError
 from whiteboard.fraud.events import LABELS, TRANSACTIONS, Label, Transaction
 from whiteboard.fraud.features import (
@@ -25,6 +25,7 @@ from whiteboard.fraud.features import (
     watermarks,
 )
 from whiteboard.windows import LATENESS
+from whiteboard.windows_sql import Visibility
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 CUSTOMERS, TERMINALS, PARTITIONS = ("c1", "c2"), ("m1", "m2"), 3
@@ -117,54 +118,69 @@ class World:
             }
         )
 
-    def offline(self) -> pd.DataFrame:
-        return query(pd.DataFrame(self.probes), self.log, "watermark")
-
 
 def _shortly_after(newest: datetime, span: timedelta) -> datetime:
     return newest + span / 10
 
 
-def query(
-    probes: pd.DataFrame, log: list[tuple[str, int, int, int, Transaction | Label]], visibility: str
-) -> pd.DataFrame:
-    connection = duckdb.connect()
-    connection.execute("SET TimeZone = 'UTC'; SET threads = 1")
-    for name, topic, kind in (("transactions", TRANSACTIONS, Transaction), ("labels", LABELS, Label)):
-        columns = [f.name for f in msgspec.structs.fields(kind)]
-        records = [
+Log = list[tuple[str, int, int, int, Transaction | Label]]
+
+
+def query(engine: OfflineEngine, probes: pd.DataFrame, log: Log, visibility: Visibility) -> pd.DataFrame:
+    """The features of `probes` by the engine's SQL, a row each, in the order of their ids, which are numbers."""
+    tables = {"transactions": lake_table(log, Transaction), "labels": lake_table(log, Label)}
+    tables["probes"] = probes.astype(dict.fromkeys(("event_timestamp", "created_timestamp"), "datetime64[us, UTC]"))
+    found = engine.query(
+        tables, lambda dialect: point_in_time_sql("probes", "transactions", "labels", visibility, dialect)
+    )
+    return found.sort_values("transaction_id", key=lambda ids: ids.astype(int), ignore_index=True)
+
+
+def lake_table(log: Log, kind: type[Transaction] | type[Label]) -> pd.DataFrame:
+    """The events of `kind` as the lake has them; one becomes known when it happens."""
+    columns = [f.name for f in msgspec.structs.fields(kind)]
+    records = [
+        {
+            **{c: getattr(event, c) for c in columns},
+            "epoch": e,
+            "partition": p,
+            "offset": o,
+            "created_timestamp": event.event_timestamp,
+        }
+        for _, e, p, o, event in log
+        if isinstance(event, kind)
+    ]
+    frame = pd.DataFrame(records, columns=[*columns, "epoch", "partition", "offset", "created_timestamp"])
+    times = [c for c in (*columns, "created_timestamp") if c.endswith("timestamp")]
+    frame[times] = frame[times].astype("datetime64[us, UTC]")
+    if frame.empty:
+        frame = frame.astype(
             {
-                **{c: getattr(event, c) for c in columns},
-                "epoch": e,
-                "partition": p,
-                "offset": o,
-                "created_timestamp": event.event_timestamp,
+                "customer_id": "string",
+                "terminal_id": "string",
+                "amount": float,
+                "epoch": int,
+                "partition": int,
+                "offset": int,
             }
-            for t, e, p, o, event in log
-            if t == topic
-        ]
-        frame = pd.DataFrame(records, columns=[*columns, "epoch", "partition", "offset", "created_timestamp"])
-        times = [c for c in (*columns, "created_timestamp") if c.endswith("timestamp")]
-        frame[times] = frame[times].astype("datetime64[us, UTC]")
-        if frame.empty:
-            frame = frame.astype(
-                {
-                    "customer_id": "string",
-                    "terminal_id": "string",
-                    "amount": float,
-                    "epoch": int,
-                    "partition": int,
-                    "offset": int,
-                }
-            )
-            if kind is Label:
-                frame = frame.astype({"is_fraud": bool})
-        connection.register(name, frame)
-    probes = probes.astype({"event_timestamp": "datetime64[us, UTC]", "created_timestamp": "datetime64[us, UTC]"})
-    connection.register("probes", probes)
-    sql = point_in_time_sql("probes", "transactions", "labels", visibility)  # type: ignore[arg-type]
-    found: pd.DataFrame = connection.sql(f"SELECT * FROM ({sql}) ORDER BY transaction_id::BIGINT").df()
-    return found
+        )
+        if kind is Label:
+            frame = frame.astype({"is_fraud": bool})
+    return frame
+
+
+def together(worlds: list[World]) -> World:
+    """All worlds as one: their entities are renamed, so that they share nothing but partitions and offsets."""
+    one = World()
+    for n, world in enumerate(worlds):
+        for *place, event in world.log:
+            ids = {"customer_id": f"{n}/{event.customer_id}", "terminal_id": f"{n}/{event.terminal_id}"}
+            one.log.append((*place, msgspec.structs.replace(event, **ids)))  # type: ignore[arg-type]
+        for probe in world.probes:
+            ids = {name: f"{n}/{probe[name]}" for name in ("customer_id", "terminal_id")}
+            one.probes.append(probe | ids | {"transaction_id": str(len(one.probes))})
+        one.online += world.online
+    return one
 
 
 def assert_equal(online: list[dict[str, float]], offline: pd.DataFrame) -> None:
@@ -178,69 +194,87 @@ def assert_equal(online: list[dict[str, float]], offline: pd.DataFrame) -> None:
             assert same, f"{name}: online {a!r}, offline {b!r}, row {dict(found)}"
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
-@given(st.data())
-def test_online_value_equals_sql_value_at_every_point(data: st.DataObject) -> None:
+@st.composite
+def lived(draw: st.DrawFn) -> World:
+    """A world in which events were delivered in some order, some of them again after a crash, and probes were made."""
     world = World()
-    epochs = data.draw(st.integers(1, 2))
+    epochs = draw(st.integers(1, 2))
     for epoch in range(epochs):
-        events = data.draw(st.lists(st.one_of(transactions(), labels()), min_size=1, max_size=14))
+        events = draw(st.lists(st.one_of(transactions(), labels()), min_size=1, max_size=14))
         # any partition for any event: an entity may move between partitions
-        positions = [world.append(e, epoch, data.draw(st.integers(0, PARTITIONS - 1))) for e in events]
+        positions = [world.append(e, epoch, draw(st.integers(0, PARTITIONS - 1))) for e in events]
         queues: dict[tuple[str, int], list[int]] = {}
         for position in positions:
             topic, _, partition, _, _ = world.log[position]
             queues.setdefault((topic, partition), []).append(position)
         heads = dict.fromkeys(queues, 0)
         while any(heads[q] < len(queues[q]) for q in queues):
-            q = data.draw(st.sampled_from([q for q in queues if heads[q] < len(queues[q])]))
+            q = draw(st.sampled_from([q for q in queues if heads[q] < len(queues[q])]))
             world.deliver(queues[q][heads[q]])
             heads[q] += 1
-            if data.draw(st.booleans()):  # a crash: some of what was delivered comes again, in its order
-                back = data.draw(st.integers(0, heads[q]))
+            if draw(st.booleans()):  # a crash: some of what was delivered comes again, in its order
+                back = draw(st.integers(0, heads[q]))
                 for again in queues[q][back : heads[q]]:
                     world.deliver(again)
-            if data.draw(st.booleans()):
+            if draw(st.booleans()):
                 newest = max(e.event_timestamp for *_, e in world.log)
-                t = data.draw(
+                t = draw(
                     st.one_of(
                         st.just(newest), moments.map(lambda m: START + m), moments.map(partial(_shortly_after, newest))
                     )
                 )
-                world.probe(
-                    t, data.draw(st.sampled_from(CUSTOMERS)), data.draw(st.sampled_from(TERMINALS)), data.draw(amounts)
-                )
-    if world.probes:
-        assert_equal(world.online, world.offline())
+                world.probe(t, draw(st.sampled_from(CUSTOMERS)), draw(st.sampled_from(TERMINALS)), draw(amounts))
+    return world
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(st.one_of(transactions(), labels()), min_size=1, max_size=20))
-def test_training_row_sees_only_what_became_known_before_it(events: list[Transaction | Label]) -> None:
-    """In order of arrival, the online rows just before a transaction give what the training set holds for it."""
-    world, probes, online = World(), [], []
-    events = sorted(events, key=lambda e: e.event_timestamp)  # here an event becomes known when it happens
-    for i, event in enumerate(events):
+def just_before_each_transaction(events: list[Transaction | Label]) -> World:
+    """A log in order of time, with the online values of each transaction from what was known before it."""
+    world = World()
+    for event in sorted(events, key=lambda e: e.event_timestamp):
         world.append(event, 0, 0)
+    for *_, event in world.log:
         if isinstance(event, Transaction):
-            known = [n for n, (*_, e) in enumerate(world.log) if e.event_timestamp < event.event_timestamp]
             fresh = World(log=world.log)
+            known = [n for n, entry in enumerate(world.log) if entry[-1].event_timestamp < event.event_timestamp]
             for position in known:
                 fresh.deliver(position)
             fresh.probe(event.event_timestamp, event.customer_id, event.terminal_id, event.amount)
-            online += fresh.online
-            probes.append(
-                {
-                    "transaction_id": str(i),
-                    "customer_id": event.customer_id,
-                    "terminal_id": event.terminal_id,
-                    "amount": event.amount,
-                    "event_timestamp": event.event_timestamp,
-                    "created_timestamp": event.event_timestamp,
-                }
-            )
-    if probes:
-        assert_equal(online, query(pd.DataFrame(probes), world.log, "created"))
+            world.online += fresh.online
+            world.probes += fresh.probes
+    return together([world])
+
+
+def assert_each(engine: OfflineEngine, visibility: Visibility, examples: int, world: st.SearchStrategy[World]) -> None:
+    """Online and offline values are equal in each of `examples` worlds.
+
+    DuckDB is asked world by world, so that a failing one is made small. For Spark, where a query takes seconds, they
+    live side by side in a single one.
+    """
+    worlds: list[World] = []
+
+    def check(one: World) -> None:
+        if one.probes:
+            assert_equal(one.online, query(engine, pd.DataFrame(one.probes), one.log, visibility))
+
+    @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(world)
+    def example(one: World) -> None:
+        worlds.append(one)
+        if engine.name == "duckdb":
+            check(one)
+
+    example()
+    check(together(worlds))
+
+
+def test_online_value_equals_sql_value_at_every_point(engine: OfflineEngine) -> None:
+    assert_each(engine, "watermark", 60, lived())
+
+
+def test_training_row_sees_only_what_became_known_before_it(engine: OfflineEngine) -> None:
+    """In order of arrival, the online rows just before a transaction give what the training set holds for it."""
+    events = st.lists(st.one_of(transactions(), labels()), min_size=1, max_size=20)
+    assert_each(engine, "created", 40, events.map(just_before_each_transaction))
 
 
 @settings(max_examples=60, deadline=None)
