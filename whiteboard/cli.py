@@ -22,15 +22,17 @@ from whiteboard.errors import WhiteboardError
 from whiteboard.experiment_cli import app as experiment_app
 from whiteboard.fraud.cli import app as fraud_app
 from whiteboard.keys_cli import app as keys_app
+from whiteboard.load_cli import EXAMPLES as LOAD_EXAMPLES
+from whiteboard.load_cli import load
 from whiteboard.privacy_cli import app as privacy_app
 from whiteboard.recommendation.cli import app as recommendation_app
+from whiteboard.settings import PORTS
 
 if TYPE_CHECKING:
     from whiteboard.demo import Told
     from whiteboard.settings import Settings
 
 SYSTEMS = ("fraud", "recommendation")
-PORTS = {"fraud": 8001, "recommendation": 8002}
 app = typer.Typer(
     help="The ML system-design interview as running code.",
     no_args_is_help=True,
@@ -43,6 +45,7 @@ app.add_typer(experiment_app, name="experiment")
 app.add_typer(keys_app, name="keys")
 app.add_typer(privacy_app, name="privacy")
 app.command(epilog="Example: whiteboard drill broker-down --rate 100 --seconds 10   (or: list, all)")(drill)
+app.command(epilog=LOAD_EXAMPLES)(load)
 dead_letters = typer.Typer(
     help="Records that could not be decoded: look at them, send them again.", no_args_is_help=True
 )

@@ -10,6 +10,8 @@ from typing import Literal
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+PORTS = {"fraud": 8001, "recommendation": 8002}  # of the services, unless they are told another
+
 
 class Settings(BaseSettings):
     """All settings of a process."""

@@ -18,13 +18,19 @@ Floats = NDArray[np.float64]
 
 
 class Call(NamedTuple):
-    """One request: `key` is the sender's own id of it, `kind` groups requests in the tables."""
+    """One request: `key` is the sender's own id of it, `kind` groups requests in the tables.
+
+    `url` is for another server than the plan's. A follow-up that `continues` counts its latency from when the request
+    was due that it follows, as the second of two calls that a client needs for one answer.
+    """
 
     method: str
     path: str
     body: bytes = b""
     key: str = ""
     kind: str = ""
+    url: str = ""
+    continues: bool = False
 
 
 class Traffic(Protocol):

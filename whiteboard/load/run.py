@@ -18,7 +18,8 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from whiteboard.errors import LoadError
-from whiteboard.load.generator import Row, clock
+from whiteboard.load.connections import clock
+from whiteboard.load.generator import Row
 from whiteboard.load.plan import Plan
 from whiteboard.load.result import LoadResult, Records
 

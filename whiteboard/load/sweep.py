@@ -9,6 +9,7 @@ not is halved a few times. A step that fails is tried once more: a hiccup of the
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from whiteboard.load.plan import Plan
 from whiteboard.load.result import LoadResult, Summary
@@ -44,8 +45,13 @@ class Step:
     """One rate of a sweep, and why it did not hold; empty if it did."""
 
     rate: float
-    summary: Summary
+    result: LoadResult
     broken: str
+
+    @cached_property
+    def summary(self) -> Summary:
+        """The step's figures."""
+        return self.result.summary()
 
     @property
     def held(self) -> bool:
@@ -66,6 +72,12 @@ class Sweep:
         """The highest rate that held below the lowest that did not; None if none held."""
         limit = min((step.rate for step in self.failed), default=float("inf"))
         return max((step.rate for step in self.steps if step.held and step.rate < limit), default=None)
+
+    @property
+    def best(self) -> Step:
+        """The step at the knee; the last one if there is no knee."""
+        held = [step for step in self.steps if step.held and step.rate == self.knee]
+        return held[0] if held else self.steps[-1]
 
     @property
     def failed(self) -> list[Step]:
@@ -91,7 +103,7 @@ def sweep(
             result = runner(step_plan, lambda progress: on_progress(rate, progress))
             if result.interrupted:
                 raise KeyboardInterrupt
-            step = Step(rate, result.summary(), budget.broken(result.summary()))
+            step = Step(rate, result, budget.broken(result.summary()))
             found.steps.append(step)
             on_step(step)
             if step.held:

@@ -9,7 +9,8 @@ import sys
 import time
 from multiprocessing.connection import Connection
 
-from whiteboard.load.generator import Generator, clock, loop
+from whiteboard.load.connections import clock
+from whiteboard.load.generator import Generator, loop
 
 
 def serve(pipe: Connection) -> None:

@@ -1,0 +1,47 @@
+"""What time it is in the world of a home: not now, where a simulated world still catches up with the present.
+
+    clock = world_clock(settings, TRANSACTIONS, Transaction)
+    clock.at(elapsed_s=3.5)     datetime(2026, 8, 7, 10, 28, …)
+
+A service refuses what lies more than a day behind an entity's newest event, and requests dated after the world's own
+would make it refuse the world's: whoever joins a running world asks for its time.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from msgspec import Struct
+
+    from whiteboard.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class WorldClock:
+    """A clock that showed `start` when it was made and runs at `speed`, up to the present."""
+
+    start: datetime
+    speed: float = 1.0
+
+    def at(self, elapsed_s: float) -> datetime:
+        """The time when `elapsed_s` real seconds have passed."""
+        return min(self.start + timedelta(seconds=elapsed_s * self.speed), datetime.now(UTC))
+
+
+def world_clock(settings: "Settings", topic: str, kind: "type[Struct]") -> WorldClock:
+    """From the newest event of `topic` in the home's lake, at the speed of the traffic that runs there; else now."""
+    from whiteboard.embedded import running
+    from whiteboard.lake import Lake, connect
+
+    lake = Lake(settings.lake_dir)
+    days = lake.days(topic)
+    if not days:
+        return WorldClock(datetime.now(UTC))
+    with connect() as connection:
+        query = f"SELECT max(event_timestamp) FROM {lake.relation(topic, kind, max(days))}"
+        (newest,) = connection.sql(query).fetchall()[0]
+    stack = running(settings) or {"commands": {}}
+    traffic = stack["commands"].get("traffic", [])
+    speed = float(traffic[traffic.index("--speed") + 1]) if "--speed" in traffic else 1.0
+    return WorldClock(min(newest, datetime.now(UTC)), speed)
