@@ -85,11 +85,15 @@ def load(
     from whiteboard.load import Budget, Plan
     from whiteboard.settings import Settings
 
+    if system not in PORTS:
+        raise typer.BadParameter(f"SYSTEM: {system!r} is not a system; there is: {', '.join(PORTS)}")
     settings, console = Settings(), Console()
+    url = url or _url(system, settings)
+    _require_answer(url)
     with console.status("preparing the requests"):
         traffic, facts = _traffic(system, settings, skew, seed)
     plan = Plan(
-        url or _url(system, settings),
+        url,
         traffic,
         rate,
         duration if duration is not None else STEP_S if sweep else RUN_S,
@@ -101,7 +105,6 @@ def load(
         seed=seed,
         headers={"x-api-key": api_key} if api_key else {},
     )
-    _require_answer(plan.url)
     if sweep:
         p99_ms, max_errors = p99_ms or SWEEP_P99_MS, SWEEP_ERRORS if max_errors is None else max_errors
     test = _Test(console, plan, Budget(p99_ms, max_errors), system, out or settings.home / "load", facts)
@@ -212,14 +215,12 @@ def _traffic(system: str, settings: "Settings", skew: float, seed: int) -> "tupl
         at = f"{payments.clock.start:%Y-%m-%d %H:%M} UTC"
         share = f"the busiest terminal has {payments.hottest:.1%} of the payments (Zipf exponent {skew:g})"
         return payments, {"payments": f"of the home's simulated world, dated from {at} on", "keys": share}
-    if system == "recommendation":
-        from whiteboard.recommendation.load import RecommendationUsers
+    from whiteboard.recommendation.load import RecommendationUsers
 
-        users = RecommendationUsers.of(settings, skew=skew, seed=seed)
-        at = f"{users.clock.start:%Y-%m-%d %H:%M} UTC"
-        share = f"the most active user has {users.hottest:.1%} of the requests (Zipf exponent {skew:g})"
-        return users, {"users": f"of the home's simulated world, from {at} on; views and clicks follow", "keys": share}
-    raise typer.BadParameter(f"SYSTEM: {system!r} is not a system; there is: {', '.join(PORTS)}")
+    users = RecommendationUsers.of(settings, skew=skew, seed=seed)
+    at = f"{users.clock.start:%Y-%m-%d %H:%M} UTC"
+    share = f"the most active user has {users.hottest:.1%} of the requests (Zipf exponent {skew:g})"
+    return users, {"users": f"of the home's simulated world, from {at} on; views and clicks follow", "keys": share}
 
 
 def _url(system: str, settings: "Settings") -> str:

@@ -1,13 +1,14 @@
 """What time it is in the world of a home: not now, where a simulated world still catches up with the present.
 
     clock = world_clock(settings, TRANSACTIONS, Transaction)
-    clock.at(elapsed_s=3.5)     datetime(2026, 8, 7, 10, 28, …)
+    clock.now()     datetime(2026, 8, 7, 10, 28, …)
 
 A service refuses what lies more than a day behind an entity's newest event, and requests dated after the world's own
 would make it refuse the world's: whoever joins a running world asks for its time.
 """
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -19,14 +20,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class WorldClock:
-    """A clock that showed `start` when it was made and runs at `speed`, up to the present."""
+    """A clock that showed `start` at the Unix time `set_at` and runs at `speed`, up to the present."""
 
     start: datetime
     speed: float = 1.0
+    set_at: float = field(default_factory=time.time)
 
-    def at(self, elapsed_s: float) -> datetime:
-        """The time when `elapsed_s` real seconds have passed."""
-        return min(self.start + timedelta(seconds=elapsed_s * self.speed), datetime.now(UTC))
+    def now(self) -> datetime:
+        """The time in that world."""
+        passed = timedelta(seconds=(time.time() - self.set_at) * self.speed)
+        return min(self.start + passed, datetime.now(UTC))
 
 
 def world_clock(settings: "Settings", topic: str, kind: "type[Struct]") -> WorldClock:

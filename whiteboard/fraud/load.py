@@ -1,12 +1,12 @@
 """Payments to load the fraud service with: cards and terminals of a simulated world, at that world's time.
 
 payments = FraudPayments.of(settings)
-payments.call(17, elapsed_s=0.4).body
+payments.call(17).body
     b'{"transaction_id":"load-9f3c-17","event_timestamp":"2026-08-07T10:28:00.4+00:00","customer_id":"c-12",…}'
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from secrets import token_hex
 from typing import TYPE_CHECKING
@@ -49,7 +49,7 @@ class FraudPayments:
         try:
             live = LiveWorld.of(settings)
         except WhiteboardError:
-            live = LiveWorld(LiveConfig.sized().dated(datetime.now(UTC).date()))
+            live = LiveWorld(replace(LiveConfig.sized(), traffic_days=1).dated(datetime.now(UTC).date()))
         clock = world_clock(settings, TRANSACTIONS, Transaction)
         return cls.made_of(live.history.tail(ROWS), clock, skew=skew, seed=seed)
 
@@ -62,10 +62,10 @@ class FraudPayments:
         order = skewed(terminals, skew, DRAWN, seed)
         return cls(tails, order, clock, hottest_share(terminals, order))
 
-    def call(self, number: int, elapsed_s: float) -> Call:
+    def call(self, number: int) -> Call:
         """The payment number `number`; its key is the transaction_id."""
         key = f"{self.prefix}-{number}"
-        head = f'{{"transaction_id":"{key}","event_timestamp":"{self.clock.at(elapsed_s).isoformat()}",'
+        head = f'{{"transaction_id":"{key}","event_timestamp":"{self.clock.now().isoformat()}",'
         tail = self.tails[self.order[number % DRAWN]]
         return Call("POST", "/v1/decisions", head.encode() + tail, key, self.kind)
 

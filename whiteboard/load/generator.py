@@ -95,7 +95,7 @@ class Generator:
             self._send(self._flight(clock()))
 
     def _flight(self, due: float) -> Flight:
-        return Flight(self._plan.traffic.call(next(self._numbers), due - self._began), due)
+        return Flight(self._plan.traffic.call(next(self._numbers)), due)
 
     def _send(self, flight: Flight) -> None:
         url = flight.call.url or self._plan.url

@@ -41,8 +41,8 @@ class Traffic(Protocol):
         """The kind of the scheduled requests."""
         ...
 
-    def call(self, number: int, elapsed_s: float) -> Call:
-        """The request number `number`, which is due `elapsed_s` after the start; each number is asked for once."""
+    def call(self, number: int) -> Call:
+        """The request number `number`, asked for when it is due, and once: each number is another request."""
         ...
 
     def follow_up(self, call: Call, body: bytes) -> Call | None:
@@ -61,7 +61,7 @@ class Repeated:
         """That of the first."""
         return self.calls[0].kind
 
-    def call(self, number: int, elapsed_s: float) -> Call:
+    def call(self, number: int) -> Call:
         """The request in turn."""
         return self.calls[number % len(self.calls)]._replace(key=str(number))
 
@@ -85,6 +85,7 @@ class Plan:
     timeout_s: float = 10.0  # from when a request was due; then it counts as failed
     resend_closed: bool = False  # on a new connection, as clients do with requests that are safe to repeat
     keep_bodies: bool = False  # of the answers, in the records
+    first_number: int = 0  # of the requests, where tests of one traffic follow each other
     seed: int = 0
     headers: Mapping[str, str] = field(default_factory=dict)
 

@@ -97,10 +97,14 @@ def sweep(
     """The steps from the plan's rate up (and down, if that is too much); after Ctrl-C those so far."""
     found = Sweep(budget)
 
+    used = plan.first_number
+
     def holds(rate: float) -> bool:
-        for attempt in range(2):
-            step_plan = replace(plan, rate=rate, duration_s=duration_s, seed=plan.seed + 2 * len(found.steps) + attempt)
+        nonlocal used
+        for _ in range(2):
+            step_plan = replace(plan, rate=rate, duration_s=duration_s, first_number=used, seed=plan.seed + used)
             result = runner(step_plan, lambda progress: on_progress(rate, progress))
+            used += len(result.records)
             if result.interrupted:
                 raise KeyboardInterrupt
             step = Step(rate, result, budget.broken(result.summary()))

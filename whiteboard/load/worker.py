@@ -19,7 +19,7 @@ def serve(pipe: Connection) -> None:
     plan, part = pipe.recv()
     gc.disable()  # what piles up is kept anyway, and a collection would look like a slow answer
     due = plan.schedule()[part :: plan.processes]
-    numbers = range(part, sys.maxsize, plan.processes)
+    numbers = range(plan.first_number + part, sys.maxsize, plan.processes)
     connections = len(range(part, max(plan.connections, plan.processes), plan.processes))
     pipe.send("ready")
     generator = Generator(plan, due, numbers, pipe.recv(), connections)

@@ -6,7 +6,7 @@ POST /v1/interactions {"interactions": [{"event_type": "view", "request_id": "lo
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from secrets import token_hex
 from typing import TYPE_CHECKING
@@ -59,7 +59,7 @@ class RecommendationUsers:
         try:
             config = LiveWorld.of(settings).config
         except WhiteboardError:
-            config = LiveConfig.sized().dated(datetime.now(UTC).date())
+            config = replace(LiveConfig.sized(), traffic_days=1).dated(datetime.now(UTC).date())
         users = user_ids(config.world.users).tolist()
         return cls.made_of(users, world_clock(settings, INTERACTIONS, Interaction), skew=skew, seed=seed)
 
@@ -71,10 +71,10 @@ class RecommendationUsers:
         order = skewed(user_ids, skew, DRAWN, seed)
         return cls(user_ids, order, clock, hottest_share(user_ids, order))
 
-    def call(self, number: int, elapsed_s: float) -> Call:
+    def call(self, number: int) -> Call:
         """The request number `number`; its key is the request_id."""
         user, key = self.user_ids[self.order[number % DRAWN]], f"{self.prefix}-{number}"
-        at = self.clock.at(elapsed_s).isoformat()
+        at = self.clock.now().isoformat()
         query = f"user_id={quote(user)}&k={LENGTH}&at={quote(at)}&request_id={key}"
         return Call("GET", f"/v1/recommendations?{query}", key=key, kind=self.kind)
 

@@ -8,7 +8,7 @@ GET /noise    what is no HTTP                GET /last       200 and Connection:
 import asyncio
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from types import TracebackType
 
 SLOW_S = 0.05
@@ -19,6 +19,7 @@ class Server:
 
     def __init__(self) -> None:
         self.requests: Counter[str] = Counter()
+        self.headers: defaultdict[str, set[str]] = defaultdict(set)
         self.connections = self.most_connections = self.opened = 0
         self.stall_at = 0  # the number of the request at which everything stops for `stall_s`; 0: never
         self.stall_s = 0.0
@@ -69,6 +70,9 @@ class Server:
         length = int(head.lower().partition("content-length: ")[2].partition("\r\n")[0])
         await reader.readexactly(length)
         path = head.split()[1]
+        for line in head.splitlines()[1:-1]:
+            name, _, value = line.partition(": ")
+            self.headers[name].add(value)
         self.requests[path] += 1
         if self.stall_at == self.requests.total():
             self._until = time.monotonic() + self.stall_s
