@@ -314,6 +314,20 @@ def test_a_retry_gets_the_same_bytes_and_counts_once(api: Api, wait_until: WaitU
     assert [event.transaction_id for _, event, _, _ in api.log.events] == ["t-000017"] * 2 + ["t-2"] * 2
 
 
+def test_a_payment_whose_events_cannot_be_kept_is_refused_and_the_retry_is_decided_anew(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as full:
+        full.setattr(api.service.outbox, "_limit", 0)
+        refused = api.decide()
+    assert (refused.status_code, refused.headers["content-type"]) == (503, "application/problem+json")
+    assert refused.headers["retry-after"] == "1" and "nothing was decided" in refused.json()["detail"]
+    assert not api.log.events
+    retry = api.decide()
+    assert retry.status_code == 200 and "idempotent-replayed" not in retry.headers
+    assert [event.transaction_id for _, event, _, _ in api.log.events] == ["t-000017"] * 2
+
+
 def test_the_same_payment_many_times_at_once_is_decided_once(api: Api, wait_until: WaitUntil) -> None:
     api.store.delay_s = 0.03  # so that all are under way before the first is done
     answers = api.call(*[("POST", "/v1/decisions", payment())] * 20, ("POST", "/v1/decisions", payment(amount=1)))

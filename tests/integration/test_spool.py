@@ -2,10 +2,13 @@
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from msgspec import Struct
 
@@ -17,7 +20,7 @@ from whiteboard.ledger import Ledger
 from whiteboard.logtail import LogTail
 from whiteboard.outbox import Outbox
 from whiteboard.settings import Settings
-from whiteboard.spool import checkpoint, end
+from whiteboard.spool import FORWARDER_LOCK, Envelope, Letter, checkpoint, end, lock
 
 KEYS = 5
 
@@ -168,4 +171,80 @@ def test_a_log_begun_anew_gets_what_is_not_in_the_lake_once_more(home: Home) -> 
     home.wait_until(
         lambda: (point := checkpoint(folder)) is not None and point.next == end(folder) and not point.problem, 40
     )
+    home.holds_each_once_in_order()
+
+
+SERVICE = """
+import msgspec
+from whiteboard.outbox import Outbox
+from whiteboard.settings import Settings
+
+Note = msgspec.defstruct("Note", [("number", int)])
+TOPICS = ("fraud.decisions", "fraud.labels")
+outbox = Outbox(Settings(), "test", {"fraud.decision.v1": Note}, topics=TOPICS)
+outbox.start()
+number = 0
+while True:
+    assert outbox.put({topic: Note(number) for topic in TOPICS}, key=f"c-{number % 5}")
+    print(number, flush=True)
+    number += 1
+"""
+
+
+def test_a_killed_service_leaves_everything_it_answered_to_the_forwarder(home: Home) -> None:
+    environment = os.environ | home.settings.environment()
+    command = [sys.executable, "-c", SERVICE]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as service:
+        assert service.stdout is not None
+        for line in service.stdout:
+            if line == "3000\n":
+                break
+        service.kill()
+        answered = 3000 + sum(1 for _ in service.stdout)
+    folder = home.settings.spool_dir / "test-1"
+    home.wait_until(lambda: (point := checkpoint(folder)) is not None and point.next == end(folder) and point.clean, 60)
+    home.numbers = (end(folder) - 1) // len(TOPICS)
+    assert home.numbers - answered in (1, 2), "put, and killed before it could say so"
+    home.holds_each_once_in_order()
+    home.wait_until(lambda: lock(folder / FORWARDER_LOCK), 20, "the forwarder ends").close()
+
+
+def test_a_spool_that_is_full_refuses_until_the_broker_has_taken_some(home: Home) -> None:
+    os.kill(home.broker.pid, signal.SIGSTOP)
+    outbox = home.outbox(spool_mb=1)
+    while outbox.put({topic: Note(home.numbers) for topic in TOPICS}, key=f"c-{home.numbers % KEYS}"):
+        home.numbers += 1
+    assert home.numbers > 1_000
+    assert "1 MB wait" in outbox.problem and "WHITEBOARD_SPOOL_MB" in outbox.problem
+    os.kill(home.broker.pid, signal.SIGCONT)
+    home.drained(outbox)
+    home.put(outbox, 100)
+    home.drained(outbox)
+    home.wait_until(lambda: not outbox.problem, 10)
+    home.holds_each_once_in_order()
+
+
+def test_a_spool_whose_replica_is_gone_for_good_is_emptied_by_another_one(home: Home) -> None:
+    first, second = home.outbox(), home.outbox()
+    home.put(first, 100)
+    home.drained(first)
+    assert second._forwarder is not None and first._forwarder is not None
+    for outbox in (second, first):  # both at once, with their forwarders, as a node is
+        outbox._closing.set()
+        if outbox._thread is not None:
+            outbox._thread.join()
+        if outbox._forwarder is not None:
+            outbox._forwarder.kill()
+            outbox._forwarder.wait()
+    assert second._spool is not None
+    for _ in range(50):
+        events = [Envelope(topic, "fraud.decision.v1", msgspec.json.encode(Note(home.numbers))) for topic in TOPICS]
+        second._spool.append(msgspec.msgpack.encode(Letter(f"c-{home.numbers % KEYS}", "", events)), len(TOPICS))
+        home.numbers += 1
+    for outbox in (second, first):
+        outbox.close()
+    survivor = home.outbox()
+    assert survivor._spool is not None and survivor._spool.folder.name == "test-1"
+    folder = home.settings.spool_dir / "test-2"
+    home.wait_until(lambda: (point := checkpoint(folder)) is not None and point.next == end(folder), 60)
     home.holds_each_once_in_order()

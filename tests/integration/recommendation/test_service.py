@@ -319,6 +319,20 @@ def test_interactions_are_taken_once_with_the_category_of_the_catalogue(
     assert bad.status_code == 422 and "event_type" in bad.json()["errors"][0]["field"]
 
 
+def test_what_cannot_be_kept_is_not_answered(
+    api: Api, lived: tuple[Settings, World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user, click = busy(lived[1]), INTERACTION | {"interaction_id": "kept-later"}
+    with monkeypatch.context() as full:
+        full.setattr(api.service.outbox, "_limit", 0)
+        shown = api.call("GET", "/v1/recommendations", params={"user_id": user, "at": NOW.isoformat()})
+        taken = api.call("POST", "/v1/interactions", json={"interactions": [click]})
+    assert (shown.status_code, shown.headers["retry-after"]) == (503, "1")
+    assert (taken.status_code, taken.headers["retry-after"]) == (503, "1")
+    assert not api.log.of(IMPRESSIONS) and not api.log.of(INTERACTIONS)
+    assert api.call("POST", "/v1/interactions", json={"interactions": [click]}).json()["accepted"] == 1
+
+
 def test_an_experiment_decides_who_sees_which_policy_and_its_exposures_are_logged_once(
     lived: tuple[Settings, World], model: RecommendationModel, tmp_path: Path, wait_until: WaitUntil
 ) -> None:
