@@ -56,6 +56,7 @@ UNDER_WAY = 2_000  # events sent and not acknowledged: what has to be looked for
 IDLE_S = 0.01  # between two looks for new letters; the stream worker's fetches wait longer
 SAVE_S = 0.1
 STALLED_S = 2.0  # without an acknowledgement; then the log is asked whether it is still the same
+PRUNE_S = 15.0  # the lake's commits are listed then
 LOG_CHECK_S = 5.0  # as often as a stream worker asks
 RETRY_S = 0.5
 PARTING_S = 3.0  # how long the last events of a service that has gone may wait for an acknowledgement
@@ -96,7 +97,7 @@ class Forwarder:
         self._doubt: BaseException | None = None
         self._replaced_at: float | None = None
         self._adopted: list[subprocess.Popen[bytes]] = []
-        self._adopted_at = 0.0
+        self._adopted_at = self._pruned_at = 0.0
 
     def run(self) -> None:
         """Works until the service has gone and everything is sent, or cannot be sent now."""
@@ -305,7 +306,9 @@ class Forwarder:
             raise InDoubtError("the event log was begun anew")
         if not stalled:
             self._tell("")
-        self._ledger.prune(Reached(self._commits), self._settings.spool_mb * 1024**2)
+        if time.monotonic() - self._pruned_at > PRUNE_S:
+            self._ledger.prune(Reached(self._commits), self._settings.spool_mb * 1024**2)
+            self._pruned_at = time.monotonic()
         self._adopted = [child for child in self._adopted if child.poll() is None]
         if not self._adopted and time.monotonic() - self._adopted_at > ADOPT_S:
             self._adopted, self._adopted_at = adopt(self._settings, self._folder), time.monotonic()

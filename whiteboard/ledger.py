@@ -20,7 +20,8 @@ from typing import NamedTuple
 import msgspec
 
 from whiteboard.commits import Commits
-from whiteboard.spool import CHECKPOINT, Checkpoint, checkpoint, first_of, frame, frames, replace, segments
+from whiteboard.frames import frame, frames
+from whiteboard.spool import CHECKPOINT, Checkpoint, checkpoint, first_of, replace, segments
 
 
 class Acknowledgement(NamedTuple):

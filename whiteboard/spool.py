@@ -6,35 +6,27 @@
                               /checkpoint.json              every event below `next` is acknowledged
                               /writer.lock, forwarder.lock  held by the service, and by the process that empties it
 
-A letter, MessagePack, holds all events of one request. It is one frame, written by one call; a frame that was cut short
-by a kill, or damaged on the disk, is recognised by its length and checksum, and costs no other:
-
-    ff 57 42 fe | length | crc32 of the rest | number of its first event | [key, trace, [[topic, schema, value], …]]
-
-Events are numbered from 1 without a gap; the number and the spool's id go along as header, so that an event that
+A letter holds all events of one request; it is one frame (`frames.py`), MessagePack: [key, trace, [[topic, schema,
+value], …]]. Events are numbered from 1 without a gap; the number and the spool's id go along as header, so that an event that
 may or may not have been written can be looked for in the log.
 """
 
 import fcntl
 import os
-import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from secrets import token_hex
-from struct import Struct as Layout
-from typing import IO, NamedTuple
+from typing import IO
 
 import msgspec
 from msgspec import Struct
 
-MAGIC = b"\xffWB\xfe"  # cannot be within UTF-8 text, which a letter mostly is
-_HEAD = Layout(">4sIIQ")
-_NUMBER = Layout(">Q")
+from whiteboard.frames import frame, frames
+
 SEGMENT_BYTES = 4 * 1024**2  # what is dropped at once; some 2,000 decisions
-MAX_FRAME = 64 * 1024**2  # a length beyond it is damage
 META, CHECKPOINT, WRITER_LOCK, FORWARDER_LOCK = "spool.json", "checkpoint.json", "writer.lock", "forwarder.lock"
 
 
@@ -52,14 +44,6 @@ class Letter(Struct, array_like=True, frozen=True):
     key: str
     trace: str
     events: list[Envelope]
-
-
-class Frame(NamedTuple):
-    """A frame as read: the number of its first event, what it holds, and where the next frame begins."""
-
-    number: int
-    payload: bytes
-    end: int
 
 
 class Meta(Struct):
@@ -80,38 +64,6 @@ class Checkpoint(Struct):
     lost: dict[str, int] = {}  # by topic: events that can never be written
     writer: str = ""  # the mark of the service that the forwarder was started by
     problem: str = "no broker has answered yet"
-
-
-def frame(number: int, payload: bytes) -> bytes:
-    """The bytes of a frame."""
-    checksum = zlib.crc32(payload, zlib.crc32(_NUMBER.pack(number)))
-    return _HEAD.pack(MAGIC, len(payload), checksum, number) + payload
-
-
-def frames(data: bytes, *, growing: bool = False) -> Iterator[Frame]:
-    """The whole, undamaged frames of a file's bytes, in order; damaged ones are left out.
-
-    Of a file that is `growing`, what ends with the data may just be on its way; it is not passed over.
-
-    >>> data = frame(1, b"one") + frame(2, b"two")
-    >>> [f.payload for f in frames(data)], [f.payload for f in frames(data[:-1])]
-    ([b'one', b'two'], [b'one'])
-    """
-    at = 0
-    while at + _HEAD.size <= len(data):
-        magic, length, checksum, number = _HEAD.unpack_from(data, at)
-        end = at + _HEAD.size + length
-        if magic == MAGIC and length <= MAX_FRAME and end <= len(data):
-            payload = data[at + _HEAD.size : end]
-            if zlib.crc32(payload, zlib.crc32(_NUMBER.pack(number))) == checksum:
-                yield Frame(number, payload, end)
-                at = end
-                continue
-            if growing and end == len(data):
-                return
-        at = data.find(MAGIC, at + 1)
-        if at < 0:
-            return
 
 
 def segments(folder: Path) -> list[Path]:

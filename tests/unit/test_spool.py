@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whiteboard.spool import Checkpoint, Envelope, Letter, Reader, Spool, checkpoint, end, frame, frames, meta, segments
+from whiteboard.frames import frame, frames
+from whiteboard.spool import Checkpoint, Envelope, Letter, Reader, Spool, checkpoint, end, meta, segments
 
 TOPICS = ("toy.transactions", "toy.decisions")
 PAYLOADS = st.lists(st.binary(max_size=40), min_size=1, max_size=6)
