@@ -27,6 +27,7 @@ from whiteboard.load_cli import load
 from whiteboard.privacy_cli import app as privacy_app
 from whiteboard.recommendation.cli import app as recommendation_app
 from whiteboard.settings import PORTS
+from whiteboard.spool_cli import spool
 
 if TYPE_CHECKING:
     from whiteboard.demo import Told
@@ -44,6 +45,7 @@ app.add_typer(recommendation_app, name="recommendation")
 app.add_typer(experiment_app, name="experiment")
 app.add_typer(keys_app, name="keys")
 app.add_typer(privacy_app, name="privacy")
+app.command(epilog="Example: whiteboard spool --json")(spool)
 app.command(epilog="Example: whiteboard drill broker-down --rate 100 --seconds 10   (or: list, all)")(drill)
 app.command(epilog=LOAD_EXAMPLES)(load)
 dead_letters = typer.Typer(

@@ -7,8 +7,8 @@
                               /writer.lock, forwarder.lock  held by the service, and by the process that empties it
 
 A letter holds all events of one request; it is one frame (`frames.py`), MessagePack: [key, trace, [[topic, schema,
-value], …]]. Events are numbered from 1 without a gap; the number and the spool's id go along as header, so that an event that
-may or may not have been written can be looked for in the log.
+value], …]]. Events are numbered from 1 without a gap; the number and the spool's id go along as header, so that an
+event that may or may not have been written can be looked for in the log.
 """
 
 import fcntl

@@ -206,7 +206,9 @@ def test_a_killed_service_leaves_everything_it_answered_to_the_forwarder(home: H
     home.numbers = (end(folder) - 1) // len(TOPICS)
     assert home.numbers - answered in (1, 2), "put, and killed before it could say so"
     home.holds_each_once_in_order()
-    home.wait_until(lambda: lock(folder / FORWARDER_LOCK), 20, "the forwarder ends").close()
+    held = home.wait_until(lambda: lock(folder / FORWARDER_LOCK), 20, "the forwarder ends")
+    assert held is not None
+    held.close()
 
 
 def test_a_spool_that_is_full_refuses_until_the_broker_has_taken_some(home: Home) -> None:

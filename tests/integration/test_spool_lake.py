@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.request import urlopen
 
+import msgspec
 import pytest
 
 from tests.conftest import WaitUntil
@@ -34,10 +35,16 @@ class Payments:
     def put(self, count: int) -> None:
         for _ in range(count):
             at = AT + timedelta(minutes=self.count)
-            who = {"transaction_id": f"t-{self.count}", "customer_id": f"c-{self.count % KEYS}", "terminal_id": "m-1"}
-            payment = Transaction(**who, event_timestamp=at, amount=1.0)
-            label = Label(**who, event_timestamp=at, transaction_timestamp=at, amount=1.0, is_fraud=False)
-            assert self.outbox.put({TRANSACTIONS: payment, LABELS: label}, key=who["customer_id"])
+            payment = Transaction(
+                transaction_id=f"t-{self.count}",
+                event_timestamp=at,
+                customer_id=f"c-{self.count % KEYS}",
+                terminal_id="m-1",
+                amount=1.0,
+            )
+            about = msgspec.structs.asdict(payment)
+            label = Label(**about, transaction_timestamp=at, is_fraud=False)
+            assert self.outbox.put({TRANSACTIONS: payment, LABELS: label}, key=payment.customer_id)
             self.count += 1
 
     def in_lake(self, topic: str = TRANSACTIONS) -> list[tuple[int, int, int, int]]:

@@ -13,7 +13,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whiteboard.frames import frame, frames
-from whiteboard.spool import Checkpoint, Envelope, Letter, Reader, Spool, checkpoint, end, meta, segments
+from whiteboard.spool import (
+    CHECKPOINT,
+    Checkpoint,
+    Envelope,
+    Letter,
+    Reader,
+    Spool,
+    checkpoint,
+    end,
+    meta,
+    replace,
+    segments,
+)
+from whiteboard.spool_cli import states
 
 TOPICS = ("toy.transactions", "toy.decisions")
 PAYLOADS = st.lists(st.binary(max_size=40), min_size=1, max_size=6)
@@ -222,3 +235,20 @@ def test_a_checkpoint_that_cannot_be_read_is_none(spool: Spool) -> None:
     assert checkpoint(spool.folder) is None
     (spool.folder / "checkpoint.json").write_text('{"next": 1')
     assert checkpoint(spool.folder) is None
+
+
+# ── what is told of them ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_every_spool_is_told_with_what_waits_in_it(spool: Spool) -> None:
+    for number in range(10):
+        append(spool, number)
+    found = states(spool.folder.parent)
+    assert [(s.spool, s.service, s.waiting) for s in found] == [("toy-1", "running", 20)]
+    assert found[0].waiting_mb > 0 and found[0].kept_mb == 0
+    assert found[0].problem == "no broker has answered yet"
+    spool.close()
+    replace(spool.folder / CHECKPOINT, Checkpoint(next=spool.next, problem=""))
+    (told,) = states(spool.folder.parent)
+    assert (told.service, told.waiting, told.waiting_mb, told.problem) == ("gone", 0, 0.0, "")
+    assert told.kept_mb > 0
