@@ -39,3 +39,15 @@ def _in_columns(path: Path) -> set[str]:
     table = pq.read_table(path)
     texts = [table[f.name] for f in table.schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
     return {str(value) for column in texts for value in column.unique().to_pylist()}
+
+
+def holding(folder: Path, text: str) -> dict[str, int]:
+    """By file below `folder`: how often it holds `text`, in its bytes or, for Parquet, in its columns."""
+    found = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        count = path.read_bytes().count(text.encode())
+        if path.suffix == ".parquet":
+            count += sum(text in value for value in _in_columns(path))
+        if count:
+            found[str(path.relative_to(folder))] = count
+    return found

@@ -14,6 +14,8 @@ Timestamp = Annotated[datetime, Meta(tz=True)]
 Probability = Annotated[float, Meta(ge=0, le=1)]
 Watermark = dict[str, tuple[int, dict[str, int]]]  # topic → (epoch of the log, {partition: last offset folded in})
 
+ERASED = "~erased~"  # stands for the ids of an erased person, and of the events that are nobody's since (erasures.py)
+
 
 class Event(Struct, frozen=True, forbid_unknown_fields=True):
     """Base of all events: immutable, every field named, unknown fields refused."""

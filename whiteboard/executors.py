@@ -52,7 +52,7 @@ class Executor(Protocol):
     def dialect(self) -> Dialect: ...
 
     def topic(self, lake: Lake, topic: str, kind: type[msgspec.Struct]) -> str:
-        """The relation of a topic's committed events, which may be none."""
+        """The relation of a topic's committed events, which may be none; those that are nobody's any more included."""
 
     def table(self, name: str) -> str:
         """The relation of a table or view of the DuckDB connection."""
@@ -70,7 +70,7 @@ class DuckDBExecutor:
         self._connection = connection
 
     def topic(self, lake: Lake, topic: str, kind: type[msgspec.Struct]) -> str:
-        return lake.relation(topic, kind)
+        return lake.relation(topic, kind, nobodys=True)
 
     def table(self, name: str) -> str:
         return name

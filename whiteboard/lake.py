@@ -24,12 +24,14 @@ import pyarrow.parquet as pq
 
 from whiteboard.commits import Commits, write_beside
 from whiteboard.errors import LakeError
+from whiteboard.events import ERASED
 
 if TYPE_CHECKING:
     import duckdb
 
     from whiteboard.records import Record
 
+ERASED_MARK = "_erased"  # below the lake: somebody was erased, so look out for events that are nobody's
 _POSITION = [
     pa.field("epoch", pa.int32()),
     pa.field("partition", pa.int32()),
@@ -166,19 +168,30 @@ class Lake(Commits):
         names = [name for path in self._commits(topic) for name in json.loads(path.read_text())["files"]]
         return [folder / n for n in names if since is None or n.partition("/")[0] >= f"date={since.isoformat()}"]
 
-    def relation(self, topic: str, kind: type[msgspec.Struct], since: date | None = None) -> str:
-        """SQL text for DuckDB's FROM: the events of `topic`, or an empty table with the same columns."""
+    def relation(
+        self, topic: str, kind: type[msgspec.Struct], since: date | None = None, *, nobodys: bool = False
+    ) -> str:
+        """SQL text for DuckDB's FROM: the events of `topic`, or an empty table with the same columns.
+
+        With `nobodys` those of erased persons are among them, as far as others' sums hold them: under the id ERASED,
+        which joins with nothing. Features are computed with them, everything else is without.
+        """
         files = self.files(topic, since)
         if files:
             quoted = ", ".join("'" + str(file).replace("'", "''") + "'" for file in files)
-            return f"read_parquet([{quoted}], hive_partitioning = false)"
+            rows = f"read_parquet([{quoted}], hive_partitioning = false)"
+            if nobodys or not (self.root / ERASED_MARK).exists():
+                return rows
+            return f"(SELECT * FROM {rows} WHERE \"{msgspec.structs.fields(kind)[0].name}\" <> '{ERASED}')"
         columns = ", ".join(f'NULL::{_DUCKDB[f.type]} AS "{f.name}"' for f in arrow_schema(kind))
         return f"(SELECT {columns} WHERE false)"
 
-    def events(self, topic: str, kind: type[msgspec.Struct]) -> Iterator[tuple[Any, int, int, int]]:
+    def events(
+        self, topic: str, kind: type[msgspec.Struct], *, nobodys: bool = False
+    ) -> Iterator[tuple[Any, int, int, int]]:
         """Every event, as it was before `table`, with its epoch, partition and offset; in that order."""
         fields = _fields(kind)
-        query = f'SELECT * FROM {self.relation(topic, kind)} ORDER BY epoch, partition, "offset"'
+        query = f'SELECT * FROM {self.relation(topic, kind, nobodys=nobodys)} ORDER BY epoch, partition, "offset"'
         for batch in connect().sql(query).to_arrow_reader(10_000):
             columns = batch.to_pydict()
             values = zip(*(_decoded(columns[name], hint) for name, hint in fields.items()), strict=True)

@@ -6,7 +6,7 @@ is large or old enough. Losing it (kill -9) loses nothing, since offsets are com
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC
 from typing import TYPE_CHECKING
@@ -39,7 +39,10 @@ class LakeSink:
         *,
         max_rows: int = 20_000,
         max_age_s: float = 2.0,
+        cleared: "Callable[[list[Record]], list[Record]]" = lambda records: records,
     ) -> None:
+        """`cleared` is asked before records are written: of persons who were erased meanwhile, see erasures.py."""
+        self._cleared = cleared
         self._lake, self._epochs, self._kinds = lake, epochs, kinds
         self._max_rows, self._max_age_s = max_rows, max_age_s
         self._buffers: dict[tuple[str, int], _Buffer] = {}
@@ -88,6 +91,7 @@ class LakeSink:
     def _commit(self, topic: str, partition: int, buffer: _Buffer) -> int:
         epoch = self._epochs[topic]
         while buffer.next > buffer.first:
+            buffer.records = self._cleared(buffer.records)
             data = table(buffer.records, self._kinds[topic], epoch)
             days = [r.event.event_timestamp.astimezone(UTC).date() for r in buffer.records]
             if self._lake.append(topic, epoch, partition, buffer.first, buffer.next - 1, data, days):

@@ -253,7 +253,9 @@ class Monitor:
         # Coverage first: the events read after it may be more than it says, but never fewer.
         coverage = {topic: self.lake.coverage(topic) for topic, _ in self.sources.values()}
         for table, (topic, kind) in self.sources.items():
-            connection.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS FROM {self.lake.relation(topic, kind)}")
+            connection.execute(
+                f"CREATE OR REPLACE TEMP TABLE {table} AS FROM {self.lake.relation(topic, kind, nobodys=True)}"
+            )
         return coverage
 
     def _next_to_compare(

@@ -12,6 +12,7 @@ import os
 import secrets
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from whiteboard.errors import SettingsError
@@ -56,14 +57,18 @@ def key_of(settings: Settings) -> bytes:
         if settings.env == "production":
             _require_secret(given)
         return blake2b(given.encode(), person=b"whiteboard").digest()
-    path = settings.home / FILE
+    return kept_key(settings.home / FILE)
+
+
+def kept_key(path: Path) -> bytes:
+    """The key in the file, which is made, for its owner's eyes, if there is none. SettingsError if it holds no key."""
     try:
         return bytes.fromhex(path.read_text())
     except FileNotFoundError:
         path.parent.mkdir(parents=True, exist_ok=True)
     except ValueError as error:
         raise SettingsError(f"{path} holds no key in hex: restore it, or remove it to begin anew") from error
-    draft = path.with_name(f".{FILE}.{os.getpid()}")
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write(secrets.token_hex(32))
     try:

@@ -19,16 +19,20 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from whiteboard.errors import ModelError, NotYetError
 from whiteboard.promotion import Verdict
 from whiteboard.registry import Registry, VersionRef
 from whiteboard.settings import Settings
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SETTLE = timedelta(seconds=30)  # after the end of a day, until what workers buffer (2 s) is in the lake too
 
@@ -65,6 +69,14 @@ def end_of(day: date) -> datetime:
     if isinstance(day, datetime):
         return day
     return datetime.combine(day, datetime.max.time(), UTC)
+
+
+def fingerprint(frame: "pd.DataFrame") -> str:
+    """A digest of every value of a training set: equal data, equal fingerprint."""
+    import pandas as pd
+
+    hashes = pd.util.hash_pandas_object(frame, index=False).to_numpy()
+    return sha256(hashes.tobytes()).hexdigest()[:16]
 
 
 def identity(rows: TrainingSet, config: Config) -> dict[str, str]:
@@ -170,14 +182,18 @@ class Steps(Generic[D, C]):
             raise ModelError(f"no model was fitted as of {day}; `{command}` does it")
         return own
 
-    @contextmanager
-    def _alone(self, settings: Settings) -> Iterator[None]:
-        """Waits until no other step works in this home: they share the source files of the feature store.
+    def _alone(self, settings: Settings) -> AbstractContextManager[None]:
+        return working_alone(settings, self.system)
 
-        The lock is the kernel's and ends with the process that holds it.
-        """
-        path = settings.home / "training" / f"{self.system}.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+
+@contextmanager
+def working_alone(settings: Settings, system: str) -> Iterator[None]:
+    """Waits until no other step works in this home: they share the source files of the feature store.
+
+    The lock is the kernel's and ends with the process that holds it.
+    """
+    path = settings.home / "training" / f"{system}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from whiteboard.events import ERASED
 from whiteboard.windows import EntityFold, Row
 
 if TYPE_CHECKING:
@@ -71,7 +72,9 @@ class EntityRows:
                 self._rows[entity_id] = self._fold.decode(state)
 
     def fold(self, entity_id: str, event: object, topic: str, epoch: int, partition: int, offset: int) -> bool:
-        """Folds an event into a loaded row; False if the row already held it."""
+        """Folds an event into a loaded row; False if the row already held it, or the event is nobody's."""
+        if entity_id == ERASED:
+            return False
         changed = self._fold.fold(self._rows[entity_id], event, topic, epoch, partition, offset)
         if changed:
             self._dirty.add(entity_id)
@@ -125,8 +128,9 @@ def _marker(view: "StateView") -> dict[str, str] | None:
 def _rebuild(routes: Routes, route: Route, epochs: Mapping[str, int], lake: "Lake", view: "StateView") -> None:
     rows: dict[str, Row] = {}
     for topic in source_topics(routes, route):
-        for event, epoch, partition, offset in lake.events(topic, routes.sunk[topic]):
-            route.fold.fold(rows.setdefault(getattr(event, route.key), Row()), event, topic, epoch, partition, offset)
+        for event, epoch, partition, offset in lake.events(topic, routes.sunk[topic], nobodys=True):
+            if (entity_id := getattr(event, route.key)) != ERASED:
+                route.fold.fold(rows.setdefault(entity_id, Row()), event, topic, epoch, partition, offset)
     for row in rows.values():  # all older logs are in; the new epochs rank the row above the one that is stored
         held = row.watermark
         row.watermark = {

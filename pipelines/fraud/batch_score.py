@@ -35,16 +35,17 @@ def score_day(settings: Settings, day: date) -> Path:
     version = on_duty(registry, SYSTEM, day)
     model = FraudModel.load(registry.download(version))
     lake = Lake(settings.lake_dir)
-    transactions, labels = lake.relation(TRANSACTIONS, Transaction), lake.relation(LABELS, Label)
+    paid = lake.relation(TRANSACTIONS, Transaction, nobodys=True)
+    labelled = lake.relation(LABELS, Label, nobodys=True)
     midnight = datetime(day.year, day.month, day.day)
     with connect() as connection:
         connection.execute(
-            f"""CREATE TABLE day_rows AS SELECT * FROM {transactions}
+            f"""CREATE TABLE day_rows AS SELECT * FROM {lake.relation(TRANSACTIONS, Transaction)}
             WHERE event_timestamp >= $begin AND event_timestamp < $end
             QUALIFY row_number() OVER (PARTITION BY transaction_id ORDER BY created_timestamp) = 1""",
             {"begin": midnight, "end": midnight + timedelta(days=1)},
         )
-        scores = connection.sql(point_in_time_sql("day_rows", transactions, labels, "created")).df()
+        scores = connection.sql(point_in_time_sql("day_rows", paid, labelled, "created")).df()
     if scores.empty:
         raise NotEnoughDataError(f"the lake holds no payments of {day}; ingest or wait for them")
     probability = model.predict(scores[list(model.features)].to_numpy(dtype=np.float64))

@@ -14,7 +14,6 @@ Three things make a label miss, and each is handled:
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from hashlib import sha256
 from pathlib import Path
 
 import duckdb
@@ -29,6 +28,7 @@ from whiteboard.fraud.features import FEATURES, point_in_time_sql
 from whiteboard.lake import Lake, connect
 from whiteboard.manifest import write_atomically
 from whiteboard.settings import Settings
+from whiteboard.steps import fingerprint
 
 Floats = NDArray[np.float64]
 
@@ -54,8 +54,7 @@ class Dataset:
     @property
     def fingerprint(self) -> str:
         """A digest of every value in the frame: equal data, equal fingerprint."""
-        hashes = pd.util.hash_pandas_object(self.frame, index=False).to_numpy()
-        return sha256(hashes.tobytes()).hexdigest()[:16]
+        return fingerprint(self.frame)
 
     def save(self, folder: Path) -> None:
         """Writes dataset.parquet and dataset.json into `folder`, each whole or not at all, the JSON last."""

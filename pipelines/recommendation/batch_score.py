@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from whiteboard.errors import NotEnoughDataError
+from whiteboard.events import ERASED
 from whiteboard.featurestore import FeatureStore
 from whiteboard.hotswap import Loaded
 from whiteboard.lake import Lake, connect
@@ -77,10 +78,12 @@ def _folded(lake: Lake, at: int) -> tuple[dict[str, Row], dict[str, Row]]:
     """The rows of users and of items as the stream worker would have made them of what had happened by then."""
     users, items = dict[str, Row](), dict[str, Row]()
     folds: list[tuple[EntityFold, dict[str, Row], str]] = [(USER_FOLD, users, "user_id"), (ITEM_FOLD, items, "item_id")]
-    for event, epoch, partition, offset in lake.events(INTERACTIONS, Interaction):
+    for event, epoch, partition, offset in lake.events(INTERACTIONS, Interaction, nobodys=True):
         if micros(event.event_timestamp) > at:
             continue
         for fold, rows, key in folds:
+            if getattr(event, key) == ERASED:
+                continue
             row = rows.setdefault(getattr(event, key), Row())
             fold.fold(row, event, INTERACTIONS, epoch, partition, offset)
     return users, items

@@ -12,7 +12,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from hashlib import sha256
 from pathlib import Path
 
 import duckdb
@@ -21,6 +20,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from whiteboard.errors import ModelError, NotEnoughDataError
+from whiteboard.events import ERASED
 from whiteboard.executors import executor
 from whiteboard.lake import Lake, connect
 from whiteboard.manifest import write_atomically
@@ -30,6 +30,7 @@ from whiteboard.recommendation.events import IMPRESSIONS, INTERACTIONS, ITEMS, I
 from whiteboard.recommendation.features import FEATURES, SCORES, point_in_time_sql, recent_items_sql
 from whiteboard.recommendation.impressions import shown_sql
 from whiteboard.settings import Settings
+from whiteboard.steps import fingerprint
 
 Floats = NDArray[np.float64]
 
@@ -58,8 +59,7 @@ class Dataset:
     @property
     def fingerprint(self) -> str:
         """A digest of every value in the frame: equal data, equal fingerprint."""
-        hashes = pd.util.hash_pandas_object(self.frame, index=False).to_numpy()
-        return sha256(hashes.tobytes()).hexdigest()[:16]
+        return fingerprint(self.frame)
 
     def save(self, folder: Path) -> None:
         """Writes dataset.parquet, interactions.parquet, items.parquet and dataset.json into `folder`, the JSON last."""
@@ -142,7 +142,7 @@ def build(settings: Settings, as_of: datetime | None = None, config: RetrievalCo
         rows = shown.merge(pd.concat(scores), on="shown_id", validate="one_to_one")
         connection.register("training_rows", rows)
         with executor(settings, connection) as engine:
-            training_rows, events = engine.table("training_rows"), engine.table("interactions")
+            training_rows, events = engine.table("training_rows"), engine.table("seen_interactions")
             sql = point_in_time_sql(training_rows, events, "created", engine.dialect)
             engine.write(sql, store.source_path("recommendation_user_values"))
     asked = rows[["shown_id", "user_id", "item_id", "event_timestamp"]]
@@ -156,7 +156,10 @@ def build(settings: Settings, as_of: datetime | None = None, config: RetrievalCo
 
 
 def known(connection: duckdb.DuckDBPyConnection, lake: Lake, as_of: datetime) -> None:
-    """Leaves what the lake knew at `as_of` as tables interactions, items and impressions (a row an item shown)."""
+    """Leaves what the lake knew at `as_of` as tables interactions, items and impressions (a row an item shown).
+
+    And seen_interactions, from which features come: with those that are nobody's any more.
+    """
     tables = {
         "interactions": f"SELECT * FROM {lake.relation(INTERACTIONS, Interaction)} WHERE created_timestamp <= $as_of "
         "QUALIFY row_number() OVER (PARTITION BY interaction_id ORDER BY created_timestamp) = 1 "
@@ -164,6 +167,8 @@ def known(connection: duckdb.DuckDBPyConnection, lake: Lake, as_of: datetime) ->
         "items": catalogue_sql(lake.relation(ITEMS, Item), "created_timestamp <= $as_of"),
         "impressions": shown_sql(lake.relation(IMPRESSIONS, Impression), "created_timestamp <= $as_of"),
     }
+    nobodys = f"SELECT * FROM {lake.relation(INTERACTIONS, Interaction, nobodys=True)} WHERE user_id = '{ERASED}'"
+    tables["seen_interactions"] = f"SELECT * FROM interactions UNION ALL {nobodys} AND created_timestamp <= $as_of"
     for name, sql in tables.items():
         connection.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {sql}", {"as_of": as_of})
 

@@ -18,20 +18,26 @@ import signal
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from operator import attrgetter
 from typing import Annotated
 
 import typer
 from prometheus_client import Counter, Gauge, Histogram
 
+from whiteboard.erasures import Erasures
 from whiteboard.errors import EventLogUnavailableError, WhiteboardError
 from whiteboard.eventlog import Batch, EventConsumer, EventProducer, log_ids
 from whiteboard.featurestore import FeatureStore
+from whiteboard.fraud.privacy import CUSTOMER
 from whiteboard.fraud.routes import ROUTES as FRAUD
 from whiteboard.lake import Lake
 from whiteboard.lakesink import LakeSink
 from whiteboard.logs import configure_logging, logged
 from whiteboard.pseudonyms import pseudonyms
+from whiteboard.recommendation.privacy import USER
 from whiteboard.recommendation.routes import ROUTES as RECOMMENDATION
 from whiteboard.records import Record
 from whiteboard.settings import Settings
@@ -40,6 +46,7 @@ from whiteboard.telemetry import BEAT, READY, serve_metrics
 
 log = logging.getLogger("stream")
 
+SUBJECTS = {FRAUD.system: CUSTOMER, RECOMMENDATION.system: USER}
 SYSTEMS = {routes.system: routes for routes in (FRAUD, RECOMMENDATION)}
 
 EVENTS = Counter("whiteboard_stream_events", "events folded, sunk or re-keyed", ["topic"])
@@ -87,7 +94,8 @@ class StreamWorker:
             log.info("rows rebuilt from the lake")
         self._epochs = {topic: self._lake.epoch(topic, log_id) for topic, log_id in self._log_ids.items()}
         self._rows = {r.view: EntityRows(store.states(r.view), r.fold) for r in routes.folded}
-        self._sink = LakeSink(self._lake, self._epochs, routes.sunk)
+        self._erasures = Erasures(settings, routes.system, SUBJECTS[routes.system])
+        self._sink = LakeSink(self._lake, self._epochs, routes.sunk, cleared=self._erasures.cleared)
         self._producer = EventProducer(settings, "stream", routes.schemas, linger_ms=REKEYING_LINGER_MS)
         self._pushed: dict[tuple[str, int], int] = {}  # positions whose rows and re-keyed copies are out
         self._consumer = EventConsumer(
@@ -113,8 +121,8 @@ class StreamWorker:
             BEAT.set_to_current_time()
             batch = self._consumer.poll(timeout_s=IDLE_POLL_S, max_records=MAX_RECORDS)
             if batch.positions:
-                with BATCH_SECONDS.labels(self._routes.system).time():
-                    self._process(batch)
+                with BATCH_SECONDS.labels(self._routes.system).time(), self._nobody_erased():
+                    self._process(replace(batch, records=self._erasures.cleared(batch.records)))
                 events += len(batch.records)
             if self._sink.due():
                 self._commit()
@@ -206,8 +214,17 @@ class StreamWorker:
                 headers={"source": f"{log}/{record.partition}/{record.offset}".encode()},
             )
 
+    @contextmanager
+    def _nobody_erased(self) -> Iterator[None]:
+        """Within it nobody is erased; of those who were before, no row is left in memory."""
+        with self._erasures.held() as changed:
+            if changed:
+                self._forget_rows()
+            yield
+
     def _commit(self) -> None:
-        self._sink.flush()
+        with self._nobody_erased():
+            self._sink.flush()
         if self._pushed:
             try:
                 self._consumer.commit(self._pushed)
@@ -228,6 +245,9 @@ class StreamWorker:
             LAG.remove(topic, str(partition))  # its next owner's to tell
             if topic in self._routes.sunk:
                 self._sink.revoke(topic, partition)
+        self._forget_rows()
+
+    def _forget_rows(self) -> None:
         for rows in self._rows.values():
             rows.forget()
 

@@ -20,8 +20,10 @@ import pandas as pd
 from pandas.api import types
 
 from whiteboard.datafiles import A_TIME, Checker, read, utc
+from whiteboard.erasures import Erasures
 from whiteboard.eventlog import EventProducer
-from whiteboard.fraud.events import LABELS, SCHEMAS, TRANSACTIONS, Label, Transaction
+from whiteboard.fraud.events import LABELS, SCHEMAS, SYSTEM, TRANSACTIONS, Label, Transaction
+from whiteboard.fraud.privacy import CUSTOMER
 from whiteboard.settings import Settings
 
 LABEL_DELAY = pd.Timedelta(days=7)
@@ -114,9 +116,10 @@ def ingest(
     """Sends checked transactions and their labels in the order in which they became known, stamped with that time.
 
     Labels that become known at `until` (default: now) or later are not sent but returned. `sent` are the ids of the
-    transactions and of the labels to leave out, because an interrupted run has sent them. Raises
-    EventLogUnavailableError if not every event was acknowledged.
+    transactions and of the labels to leave out, because an interrupted run has sent them. So is the past of customers
+    who were erased. Raises EventLogUnavailableError if not every event was acknowledged.
     """
+    transactions = Erasures(settings, SYSTEM, CUSTOMER).others(transactions)
     labels = labels_of(transactions)
     if sent is not None:
         transactions = transactions[~transactions["transaction_id"].isin(sent[0])]

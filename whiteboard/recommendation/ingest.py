@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from whiteboard.datafiles import Checker, numbers, read, utc
+from whiteboard.erasures import Erasures
 from whiteboard.eventlog import EventProducer
 from whiteboard.recommendation.events import (
     IMPRESSIONS,
@@ -28,11 +29,13 @@ from whiteboard.recommendation.events import (
     ITEMS,
     NO_CATEGORY,
     SCHEMAS,
+    SYSTEM,
     Impression,
     Interaction,
     Item,
     Shown,
 )
+from whiteboard.recommendation.privacy import USER
 from whiteboard.settings import Settings
 from whiteboard.windows import micros
 
@@ -166,9 +169,11 @@ def ingest(
     """Sends checked items, interactions and impressions in order of time, stamped with that time.
 
     `shown` are impressions as rows: request_id, event_timestamp, user_id, item_id, position, propensity, in order of
-    request and position. An item without a time of listing is listed before its first interaction. Raises
-    EventLogUnavailableError if not every event was acknowledged.
+    request and position. An item without a time of listing is listed before its first interaction. The past of users
+    who were erased is left out. Raises EventLogUnavailableError if not every event was acknowledged.
     """
+    erasures = Erasures(settings, SYSTEM, USER)
+    interactions, shown = erasures.others(interactions), None if shown is None else erasures.others(shown)
     began = pd.Timestamp(0, tz="UTC") if interactions.empty else interactions["event_timestamp"].min()
     items = items.assign(event_timestamp=items["event_timestamp"].fillna(began))
     requests = pd.DataFrame() if shown is None else shown.drop_duplicates("request_id")
