@@ -133,7 +133,9 @@ class EmbeddedStack:
     def _spawn(self, name: str, command: list[str], extra: dict[str, str]) -> Process:
         if name in self._processes and self._processes[name].alive:
             raise ProcessError(f"{name!r} runs already; give the new process another name")
-        environment = os.environ | _QUIET | extra
+        # Feast, once imported here, would have the children keep their metrics in files of its own folder.
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("PROMETHEUS_MULTIPROC")}
+        environment = inherited | _QUIET | extra
         log = self._home / "logs" / f"{name}.log"
         process = Process(
             name, command, environment=environment, log=log, group=self._guard.pid, on_restart=self._describe

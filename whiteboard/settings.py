@@ -52,6 +52,10 @@ class Settings(BaseSettings):
         0.05, ge=0, lt=1, description="share of would-be declines that go to review instead, so that labels still come"
     )
 
+    max_clock_skew_s: float = Field(
+        300.0, ge=0, description="how far ahead of a service's clock an event may be dated; later ones are refused"
+    )
+
     item_cache_s: float = Field(
         5.0, ge=0, description="how long a service uses an item's feature row before it reads it again"
     )

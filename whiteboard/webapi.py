@@ -8,53 +8,67 @@ GET /metrics        Prometheus
 """
 
 import logging
-import re
-import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
-from uuid import uuid4
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from prometheus_client import CONTENT_TYPE_LATEST, Counter, Histogram, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
 from whiteboard.apidoc import described
 from whiteboard.apikeys import Gate
-from whiteboard.limits import Receive, receive_body
+from whiteboard.edge import Edge, Handler, bug
 from whiteboard.problems import ProblemError, problem, problems
 from whiteboard.settings import Settings
 from whiteboard.telemetry import READY
 
 log = logging.getLogger("whiteboard")
 
-Scope = MutableMapping[str, Any]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Readiness = Callable[[], Mapping[str, str]]  # what is missing → why; empty when ready
 M = TypeVar("M", bound=BaseModel)
 
-REQUESTS = Counter("whiteboard_http_requests", "requests answered", ["system", "route", "status"])
-SECONDS = Histogram(
-    "whiteboard_http_request_seconds",
-    "time from the request's head to the answer's end",
-    ["system", "route"],
-    buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5),
-)
+
+class WebApp(FastAPI):
+    """A FastAPI app behind an Edge, which serves its direct routes."""
+
+    def __init__(self, system: str, settings: Settings, **options: Any) -> None:
+        super().__init__(**options)
+        self._system = system
+        self._gate = Gate(settings)
+        self._handlers: dict[tuple[str, str], Handler] = {}
+        self.openapi = described(self, self._gate)  # type: ignore[method-assign]
+
+    def build_middleware_stack(self) -> Any:
+        """The Edge, and behind it the layers of FastAPI."""
+        return Edge(super().build_middleware_stack(), self._system, self._gate, self._handlers)
+
+    def direct(self, path: str, **options: Any) -> Callable[[Handler], Handler]:
+        """Has the decorated handler serve POST requests to `path` at the edge; `options` are what FastAPI documents."""
+
+        def declare(handler: Handler) -> Handler:
+            async def documented() -> None:
+                raise NotImplementedError("the edge answers before routing")
+
+            documented.__name__, documented.__doc__ = handler.__name__, handler.__doc__
+            self.add_api_route(path, documented, methods=["POST"], **options)
+            self._handlers["POST", path] = handler
+            return handler
+
+        return declare
 
 
-def create_app(system: str, title: str, ready: Readiness, *, settings: Settings, **options: Any) -> FastAPI:
+def create_app(system: str, title: str, ready: Readiness, *, settings: Settings, **options: Any) -> WebApp:
     """The app of one system, without its own routes; `ready` is asked by /health/ready, `options` go to FastAPI.
 
     Raises SettingsError in production when there is no API key.
     """
-    gate = Gate(settings)
-    app = FastAPI(title=title, version="1", redoc_url=None, **options)
-    app.openapi = described(app, gate)  # type: ignore[method-assign]
+    app = WebApp(system, settings, title=title, version="1", redoc_url=None, **options)
     app.add_exception_handler(ProblemError, _on_problem)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
-    app.add_middleware(Edge, system=system, gate=gate)
+    app.add_exception_handler(Exception, _on_bug)
     READY.set_function(lambda: float(not ready()))
 
     @app.get("/health/live", tags=["operations"])
@@ -82,10 +96,13 @@ def taking(model: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": model.model_json_schema()}}}}
 
 
-def validated(model: type[M], body: bytes) -> M:
-    """`body` as `model`. Raises ProblemError 422 with an entry for each field that is wrong: value and cure."""
+def validated(model: type[M], body: bytes, **context: object) -> M:
+    """`body` as `model`. Raises ProblemError 422 with an entry for each field that is wrong: value and cure.
+
+    `context` is for the fields' validators (whiteboard.fields).
+    """
     try:
-        return model.model_validate_json(body)
+        return model.model_validate_json(body, context=context)
     except ValidationError as error:
         raise _unprocessable(error.errors(include_url=False), ("body",), list(model.model_fields)) from error
 
@@ -132,71 +149,7 @@ async def _on_http(_: Request, error: Exception) -> Response:
     return problem(error.status_code, str(error.detail), error.headers)
 
 
-class Edge:
-    """The outermost layer: asks for the API key, limits the body, counts and times requests, answers for bugs, traces.
-
-    The trace id is the client's `x-request-id`, the trace part of its `traceparent`, or a new one; it is in
-    `scope["trace"]`, in the answer's `x-request-id`, and from there in Kafka headers and logs.
-    """
-
-    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]], system: str, gate: Gate) -> None:
-        self._app, self._system, self._gate = app, system, gate
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handles one ASGI connection."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        started, status = time.perf_counter(), 0
-        headers = {name: value for name, value in scope["headers"] if name in _WANTED}
-        trace = scope["trace"] = _trace(headers)
-
-        async def answer(message: MutableMapping[str, Any]) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", trace.encode())]
-            await send(message)
-
-        try:
-            self._gate.admit(scope["path"], headers.get(b"x-api-key"))
-            body = await receive_body(headers, receive)
-            await self._app(scope, _replay(body, receive), answer)
-        except ProblemError as refused:
-            await refused.response()(scope, receive, answer)
-        except Exception as error:  # a bug of ours: the client gets an answer, the log everything
-            log.exception("request failed", extra={"trace": trace, "path": scope["path"]})
-            if status:
-                raise  # too late to say so
-            detail = f"an unexpected {type(error).__name__}; the service's log has the details under trace {trace}"
-            await problem(500, detail)(scope, receive, answer)
-        finally:
-            route = getattr(scope.get("route"), "path", "unmatched")
-            REQUESTS.labels(self._system, route, str(status or 500)).inc()
-            SECONDS.labels(self._system, route).observe(time.perf_counter() - started)
-
-
-_WANTED = {b"content-length", b"transfer-encoding", b"x-api-key", b"x-request-id", b"traceparent"}
-_GIVEN = re.compile(rb"[!-~]{1,64}")
-_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context
-
-
-def _trace(headers: Mapping[bytes, bytes]) -> str:
-    if given := _GIVEN.fullmatch(headers.get(b"x-request-id", b"")):
-        return given[0].decode()
-    if parent := _TRACEPARENT.match(headers.get(b"traceparent", b"")):
-        return parent[1].decode()
-    return uuid4().hex
-
-
-def _replay(body: bytes, receive: Receive) -> Receive:
-    sent = False
-
-    async def replay() -> MutableMapping[str, Any]:
-        nonlocal sent
-        if sent:
-            return await receive()
-        sent = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return replay
+async def _on_bug(request: Request, error: Exception) -> Response:
+    trace = request.scope["trace"]
+    log.exception("request failed", extra={"trace": trace, "path": request.scope["path"]}, exc_info=error)
+    return bug(error, trace).response()

@@ -16,16 +16,18 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI
 
-from services.fraud.schemas import DecisionOut, TransactionIn
+from services.fraud.schemas import DecisionOut, TransactionIn, payment_of
 from services.fraud.service import FraudService, ReadRows
+from whiteboard.edge import Reply
 from whiteboard.errors import ModelError
 from whiteboard.faults import injectable
 from whiteboard.featurestore import FeatureStore
-from whiteboard.fraud.events import DECISIONS, SCHEMAS, SYSTEM, TRANSACTIONS, Transaction
+from whiteboard.fraud.events import DECISIONS, SCHEMAS, SYSTEM, TRANSACTIONS
 from whiteboard.fraud.features import FEATURES
 from whiteboard.fraud.model import FraudModel
+from whiteboard.fraud.routes import CUSTOMER_VIEW, TERMINAL_VIEW
 from whiteboard.hotswap import HotSwap
 from whiteboard.httpserver import serve
 from whiteboard.logs import configure_logging
@@ -34,7 +36,7 @@ from whiteboard.problems import problems
 from whiteboard.pseudonyms import pseudonyms
 from whiteboard.registry import CHALLENGER, CHAMPION, Registry
 from whiteboard.settings import Settings
-from whiteboard.webapi import create_app, taking, validated
+from whiteboard.webapi import create_app, taking
 
 
 def bootstrap(settings: Settings) -> FraudService:
@@ -48,15 +50,8 @@ def bootstrap(settings: Settings) -> FraudService:
 
 
 def rows_reader(settings: Settings) -> ReadRows:
-    """Reads a customer's and a terminal's row from the feature store. Raises FeatureStoreError if there is none yet."""
-    store = FeatureStore(settings)
-    customers, terminals = store.states("fraud_customer"), store.states("fraud_terminal")
-
-    def read(customer_id: str, terminal_id: str) -> tuple[bytes | None, bytes | None]:
-        return customers.read([customer_id])[0], terminals.read([terminal_id])[0]
-
-    read("", "")  # opens the connection, before threads could do so side by side
-    return injectable(settings, "online store", read)
+    """Reads customers' and terminals' rows from the feature store. Raises FeatureStoreError if there is none yet."""
+    return injectable(settings, "online store", FeatureStore(settings).rows(CUSTOMER_VIEW, TERMINAL_VIEW).read)
 
 
 def load_model(directory: Path) -> FraudModel:
@@ -85,29 +80,19 @@ def build(service: FraudService) -> FastAPI:
 
     app = create_app(SYSTEM, "Whiteboard fraud service", service.missing, settings=service.settings, lifespan=lifespan)
 
-    @app.post(
+    @app.direct(
         "/v1/decisions",
         tags=["decisions"],
         response_model=DecisionOut,
         responses=problems(_PROBLEMS),
         openapi_extra=taking(TransactionIn),
     )
-    async def decide(request: Request) -> Response:
+    async def decide(body: bytes, trace: str) -> Reply:
         """Approve, review or decline a card payment; safe to retry with the same body."""
-        payment = validated(TransactionIn, await request.body())
-        answer = await service.decide(
-            Transaction(
-                transaction_id=payment.transaction_id,
-                event_timestamp=payment.event_timestamp,
-                customer_id=payment.customer_id,
-                terminal_id=payment.terminal_id,
-                amount=payment.amount,
-            ),
-            request.scope["trace"],
-        )
+        answer = await service.decide(payment_of(body, service.settings.max_clock_skew_s), trace)
         timing = ", ".join(f"{hop};dur={seconds * 1000:.3f}" for hop, seconds in answer.hops.items())
-        headers = {"Server-Timing": timing} if timing else {"Idempotent-Replayed": "true"}
-        return Response(answer.body, media_type="application/json", headers=headers)
+        header = (b"server-timing", timing.encode()) if timing else (b"idempotent-replayed", b"true")
+        return Reply(answer.body, (header,))
 
     @app.get("/v1/model", tags=["operations"])
     async def model() -> dict[str, str | None]:

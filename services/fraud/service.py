@@ -16,7 +16,7 @@ A payment is decided once: a retry gets the answer of the first time, also while
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -26,6 +26,7 @@ from services.fraud.scoring import HOP_SECONDS, Rows, score
 from whiteboard.errors import DependencyError, FeatureStoreError, LateEventError
 from whiteboard.fraud.events import DECISIONS, TRANSACTIONS, Decision, Transaction
 from whiteboard.fraud.model import FraudModel
+from whiteboard.fraud.routes import CUSTOMER_VIEW, TERMINAL_VIEW
 from whiteboard.hotswap import HotSwap
 from whiteboard.lake import Lake, connect
 from whiteboard.logs import logged
@@ -33,11 +34,12 @@ from whiteboard.outbox import Outbox
 from whiteboard.problems import ProblemError
 from whiteboard.resilience import Guard, Recent
 from whiteboard.settings import Settings
+from whiteboard.staterows import Key
 from whiteboard.telemetry import BEAT
 
 log = logging.getLogger("fraud")
 
-ReadRows = Callable[[str, str], tuple[bytes | None, bytes | None]]  # (customer_id, terminal_id) → their rows
+ReadRows = Callable[[Sequence[Key]], Sequence[bytes | None]]  # [(view, entity id), …] → their rows
 
 REMEMBERED = 100_000  # decisions kept for retries: minutes at full load, hours at the demo's; some 80 MB
 DAYS_REMEMBERED = 7  # event days with decisions: who retries a payment does it within hours
@@ -69,8 +71,8 @@ class FraudService:
         self._connect = connect
         self._read: ReadRows | None = None
         self._store_problem = ""
-        self._store = Guard("feature store", deadline_s=READ_DEADLINE_S)
-        self._rows: Recent[tuple[str, str], bytes | None] = Recent(CACHED_ROWS)
+        self._store = Guard("feature store", self._ask, deadline_s=READ_DEADLINE_S)
+        self._rows: Recent[Key, bytes | None] = Recent(CACHED_ROWS)
         self._answered: Recent[str, tuple[Transaction, bytes]] = Recent(REMEMBERED)
         self._under_way: dict[str, tuple[Transaction, asyncio.Task[Answer]]] = {}
 
@@ -150,17 +152,21 @@ class FraudService:
 
     async def _read_rows(self, transaction: Transaction) -> Rows:
         """The current rows; those read last if the store does not answer in time; none if it was never read."""
-        keys = ("customer", transaction.customer_id), ("terminal", transaction.terminal_id)
+        keys = (CUSTOMER_VIEW, transaction.customer_id), (TERMINAL_VIEW, transaction.terminal_id)
         try:
             if self._read is None:
                 raise DependencyError(self._store_problem)
-            rows = await self._store.call(self._read, transaction.customer_id, transaction.terminal_id)
+            customer, terminal = await self._store.get(*keys)
         except DependencyError:  # told by the guard, once an outage
             customer, terminal = (self._rows.get(key) for key in keys)
             return Rows(customer, terminal, "cached" if customer or terminal else "default")
-        for key, row in zip(keys, rows, strict=True):
-            self._rows.put(key, row)
-        return Rows(*rows, "current")
+        self._rows.put(keys[0], customer)
+        self._rows.put(keys[1], terminal)
+        return Rows(customer, terminal, "current")
+
+    def _ask(self, keys: Sequence[Key]) -> Sequence[bytes | None]:  # in the guard's thread
+        assert self._read is not None
+        return self._read(keys)
 
     def close(self) -> None:
         """Sends what still waits for the event log; what cannot be sent now stays in the spool."""

@@ -22,7 +22,7 @@ import typer
 from fastapi import FastAPI, Query, Request, Response
 
 from services.recommendation.schemas import InteractionsIn, InteractionsOut, RecommendationsOut
-from services.recommendation.service import Reader, RecommendationService, UserRows
+from services.recommendation.service import ReadRows, RecommendationService
 from whiteboard.errors import ModelError
 from whiteboard.faults import injectable
 from whiteboard.featurestore import FeatureStore
@@ -58,16 +58,9 @@ def bootstrap(settings: Settings) -> RecommendationService:
     )
 
 
-def rows_reader(settings: Settings) -> Reader:
+def rows_reader(settings: Settings) -> ReadRows:
     """Reads users' and items' rows from the feature store. Raises FeatureStoreError if there is none yet."""
-    store = FeatureStore(settings)
-    users, items, batch = (store.states(view) for view in (USER_VIEW, ITEM_VIEW, BATCH_VIEW))
-
-    def user(user_id: str) -> UserRows:
-        return users.read([user_id])[0], batch.read([user_id])[0]
-
-    user("")  # opens the connection, before threads could do so side by side
-    return Reader(injectable(settings, "online store", user), injectable(settings, "online store", items.read))
+    return injectable(settings, "online store", FeatureStore(settings).rows(USER_VIEW, ITEM_VIEW, BATCH_VIEW).read)
 
 
 def load_model(directory: Path) -> RecommendationModel:

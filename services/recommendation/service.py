@@ -14,7 +14,6 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -44,9 +43,11 @@ from whiteboard.recommendation.events import (
 from whiteboard.recommendation.features import USER_FOLD, UserValues, user_values, watermark
 from whiteboard.recommendation.model import RecommendationModel
 from whiteboard.recommendation.ranking import POLICIES, RANKERS, Chosen, answered
+from whiteboard.recommendation.routes import BATCH_VIEW, ITEM_VIEW, USER_VIEW
 from whiteboard.recommendation.snapshot import Items, Snapshot
 from whiteboard.resilience import Guard, Recent
 from whiteboard.settings import Settings
+from whiteboard.staterows import Key
 from whiteboard.telemetry import BEAT
 from whiteboard.windows import micros
 
@@ -70,15 +71,8 @@ CACHED_ROWS = 20_000  # users' rows kept for when the store is away
 NO_ROOM = "the spool to the event log takes no more events for now; try again"
 REMEMBERED = 100_000  # interactions and exposures recognised when they come again
 
+ReadRows = Callable[[Sequence[Key]], Sequence[bytes | None]]  # [(view, entity id), …] → their rows
 UserRows = tuple[bytes | None, bytes | None]  # state, batch recommendations
-
-
-@dataclass(frozen=True, slots=True)
-class Reader:
-    """The feature store, as far as a request needs it."""
-
-    user: Callable[[str], UserRows]
-    items: Callable[[Sequence[str]], list[bytes | None]]
 
 
 class Answer(NamedTuple):
@@ -108,14 +102,14 @@ class RecommendationService:
         *,
         models: HotSwap[RecommendationModel],
         outbox: Outbox,
-        connect: Callable[[], Reader],
+        connect: Callable[[], ReadRows],
         items: Callable[[], pd.DataFrame],
     ) -> None:
         self.settings, self.models, self.outbox = settings, models, outbox
         self._connect, self._items = connect, items
-        self._reader: Reader | None = None
+        self._read: ReadRows | None = None
         self._store_problem = ""
-        self._store = Guard("feature store", deadline_s=READ_DEADLINE_S)
+        self._store = Guard("feature store", self._ask, deadline_s=READ_DEADLINE_S)
         self._users: Recent[str, UserRows] = Recent(CACHED_ROWS)
         self._seen: Recent[str, bool] = Recent(REMEMBERED)
         self._exposed: Recent[tuple[str, str], bool] = Recent(REMEMBERED)
@@ -132,9 +126,9 @@ class RecommendationService:
 
     def refresh(self) -> None:
         """Connects to a store that was missing; follows registry, catalogue and experiments; reads the items' rows."""
-        if self._reader is None:
+        if self._read is None:
             try:
-                self._reader = self._connect()
+                self._read = self._connect()
             except FeatureStoreError as error:
                 self._store_problem = str(error)
         self.models.refresh()
@@ -166,10 +160,10 @@ class RecommendationService:
         changed = loaded is not snapshot.loaded or len(catalogue) != len(self._catalogue)
         if changed:
             snapshot = Snapshot(catalogue, loaded)
-        if (changed or due) and self._reader is not None:
+        if (changed or due) and self._read is not None:
             t_us = self._clock_us or micros(datetime.now(UTC))
             with suppress(LateEventError):  # times run backwards: a replay began anew; requests read what they need
-                snapshot.fill(self._reader.items, t_us, 2 * self.settings.item_cache_s, FILL_PAUSE_S)
+                snapshot.fill(self._items_now, t_us, 2 * self.settings.item_cache_s, FILL_PAUSE_S)
         self.snapshots[arm] = snapshot
 
     @property
@@ -192,7 +186,7 @@ class RecommendationService:
         found = {
             "model": "" if self.models.champion else "no version has the alias @champion; train and promote one",
             "catalogue": "" if self.snapshot.item_ids else "no item is known; ingest a catalogue",
-            "feature store": self._store_problem if self._reader is None else self._store.reason * self._store.open,
+            "feature store": self._store_problem if self._read is None else self._store.reason * self._store.open,
             "event log": self.outbox.problem,
         }
         return {name: reason for name, reason in found.items() if reason}
@@ -251,9 +245,10 @@ class RecommendationService:
     async def _read_user(self, user_id: str, t_us: int) -> _User:
         """The user's current row; the one read last if the store does not answer in time; none if it was never read."""
         try:
-            if self._reader is None:
+            if self._read is None:
                 raise DependencyError(self._store_problem)
-            rows, basis = self._users.put(user_id, await self._store.call(self._reader.user, user_id)), "current"
+            state, batch = await self._store.get((USER_VIEW, user_id), (BATCH_VIEW, user_id))
+            rows, basis = self._users.put(user_id, (state, batch)), "current"
         except DependencyError:  # told by the guard, once an outage
             kept = self._users.get(user_id)
             rows, basis = kept or (None, None), "cached" if kept else "unknown"
@@ -308,10 +303,10 @@ class RecommendationService:
         if not len(missing):
             return items, True
         try:
-            if self._reader is None:
+            if self._read is None:
                 raise DependencyError(self._store_problem)
-            asked = [snapshot.item_ids[code] for code in codes[missing].tolist()]
-            states = await self._store.call(self._reader.items, asked)
+            asked = [(ITEM_VIEW, snapshot.item_ids[code]) for code in codes[missing].tolist()]
+            states = await self._store.get(*asked)
         except DependencyError:
             return items, False
         items.replace(missing, snapshot.put(codes[missing], states, t_us, self.settings.item_cache_s))
@@ -365,6 +360,13 @@ class RecommendationService:
             self._seen.put(given.interaction_id, True)
             TAKEN.labels(given.event_type).inc()
         return len(fresh), len(interactions) - len(fresh)
+
+    def _ask(self, keys: Sequence[Key]) -> Sequence[bytes | None]:  # in a background thread
+        assert self._read is not None
+        return self._read(keys)
+
+    def _items_now(self, item_ids: Sequence[str]) -> list[bytes | None]:
+        return list(self._ask([(ITEM_VIEW, item_id) for item_id in item_ids]))
 
     def close(self) -> None:
         """Sends what still waits for the event log; what cannot be sent now stays in the spool."""

@@ -5,7 +5,7 @@ The model, the feature store and the event log are stand-ins with a switch each;
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -61,11 +61,11 @@ class Store:
     error: Exception | None = None
     delay_s: float = 0.0
 
-    def read(self, customer_id: str, terminal_id: str) -> tuple[bytes | None, bytes | None]:
+    def read(self, keys: Sequence[tuple[str, str]]) -> list[bytes | None]:
         time.sleep(self.delay_s)
         if self.error is not None:
             raise self.error
-        return self.rows.get(customer_id), self.rows.get(terminal_id)
+        return [self.rows.get(entity_id) for _, entity_id in keys]
 
 
 @dataclass

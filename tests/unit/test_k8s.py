@@ -23,10 +23,10 @@ import yaml
 
 from tests.unit.kustomization import Object, containers, render, templates, the, walk
 from whiteboard.cli import app
+from whiteboard.edge import REQUESTS
 from whiteboard.httpserver import GRACE_S
 from whiteboard.outbox import Outbox
 from whiteboard.settings import Settings
-from whiteboard.webapi import REQUESTS
 
 ROOT = Path(__file__).resolve().parents[2]
 K8S = ROOT / "infra" / "k8s"
@@ -254,4 +254,4 @@ def test_the_service_scales_on_a_metric_that_it_exports() -> None:
     assert series in exported
     assert rule["name"]["as"] == metric["name"]
     assert f'route="{route}"' in rule["metricsQuery"]
-    assert f'@app.post(\n        "{route}"' in (ROOT / "services" / "fraud" / "app.py").read_text()
+    assert f'@app.direct(\n        "{route}"' in (ROOT / "services" / "fraud" / "app.py").read_text()

@@ -19,12 +19,14 @@ from whiteboard.fraud.events import (
 from whiteboard.fraud.features import CUSTOMER_FOLD, TERMINAL_FOLD
 from whiteboard.streams import Route, Routes
 
+CUSTOMER_VIEW, TERMINAL_VIEW = "fraud_customer", "fraud_terminal"
+
 ROUTES = Routes(
     system=SYSTEM,
     schemas=SCHEMAS,
     folded=(
-        Route(topic=TRANSACTIONS, key="customer_id", fold=CUSTOMER_FOLD, view="fraud_customer"),
-        Route(topic=TRANSACTIONS_BY_TERMINAL, key="terminal_id", fold=TERMINAL_FOLD, view="fraud_terminal"),
+        Route(topic=TRANSACTIONS, key="customer_id", fold=CUSTOMER_FOLD, view=CUSTOMER_VIEW),
+        Route(topic=TRANSACTIONS_BY_TERMINAL, key="terminal_id", fold=TERMINAL_FOLD, view=TERMINAL_VIEW),
     ),
     rekeyed={
         TRANSACTIONS: (TRANSACTIONS_BY_TERMINAL, "terminal_id"),

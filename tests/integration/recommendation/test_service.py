@@ -1,7 +1,7 @@
 """GET /v1/recommendations as its users see it: real rows, a real model, real candidates; only the log is a stand-in."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -17,7 +17,7 @@ from pipelines.recommendation.train import TrainConfig, fit
 from services.recommendation import service as service_module
 from services.recommendation.app import build, load_model, rows_reader
 from services.recommendation.schemas import INTERACTION, RecommendationsOut
-from services.recommendation.service import Reader, RecommendationService
+from services.recommendation.service import ReadRows, RecommendationService
 from tests.conftest import WaitUntil
 from tests.integration.recommendation.history import lived_in
 from tests.spooled import spooled
@@ -39,7 +39,7 @@ from whiteboard.recommendation.events import (
 from whiteboard.recommendation.features import CONTEXT, FEATURES, item_values, point_in_time_sql
 from whiteboard.recommendation.model import RecommendationModel
 from whiteboard.recommendation.population import WorldConfig
-from whiteboard.recommendation.routes import BATCH_VIEW, ROUTES
+from whiteboard.recommendation.routes import BATCH_VIEW, ITEM_VIEW, ROUTES, USER_VIEW
 from whiteboard.recommendation.world import World
 from whiteboard.settings import Settings
 from whiteboard.streams import rebuild_if_log_is_new
@@ -107,15 +107,15 @@ class Api:
         )
         self.app = build(self.service)
 
-    def _reader(self, settings: Settings) -> Reader:
+    def _reader(self, settings: Settings) -> ReadRows:
         real = rows_reader(settings)
 
-        def user(user_id: str) -> Any:
-            if self.error:
+        def read(keys: Sequence[tuple[str, str]]) -> Sequence[bytes | None]:
+            if self.error and keys[0][0] == USER_VIEW:
                 raise self.error
-            return real.user(user_id)
+            return real(keys)
 
-        return Reader(user, real.items)
+        return read
 
     def call(self, method: str, path: str, **options: Any) -> httpx.Response:
         async def send() -> httpx.Response:
@@ -379,7 +379,7 @@ def test_item_rows_are_kept_for_some_seconds_and_evaluated_again_for_another_hou
     assert misses == 0 and hits > 50
 
     snapshot, codes, later = api.service.snapshot, np.arange(50), micros(NOW + timedelta(hours=20))
-    states = rows_reader(lived[0]).items([snapshot.item_ids[code] for code in codes])
+    states = rows_reader(lived[0])([(ITEM_VIEW, snapshot.item_ids[code]) for code in codes])
     snapshot.put(codes, states, micros(NOW), 60)
     now, _ = snapshot.take(codes, micros(NOW))
     items, missing = snapshot.take(codes, later)
@@ -392,7 +392,7 @@ def test_a_request_keeps_the_values_it_took_whatever_others_put_meanwhile(
     api: Api, lived: tuple[Settings, World]
 ) -> None:
     snapshot, codes = api.service.snapshot, np.arange(5)
-    states = rows_reader(lived[0]).items([snapshot.item_ids[code] for code in codes])
+    states = rows_reader(lived[0])([(ITEM_VIEW, snapshot.item_ids[code]) for code in codes])
     snapshot.put(codes, states, micros(NOW), 60.0)
     items, missing = snapshot.take(codes, micros(NOW))
     assert not len(missing)

@@ -1,0 +1,168 @@
+"""The outermost layer of every HTTP service, before routing and validation: what a request costs is decided here.
+
+    bytes ──► Edge: trace id, API key, body limits, count and time ──► a direct route's handler, or the FastAPI app
+
+A direct route is a path that is asked hundreds of times a second: its handler gets the body's bytes and gives the
+answer's, past the layers of the framework, which would cost three times what the handler does. It is declared to
+FastAPI all the same (webapi.direct), so that the OpenAPI document shows it.
+"""
+
+import logging
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+from prometheus_client import Counter, Histogram
+
+from whiteboard.apikeys import Gate
+from whiteboard.limits import Receive, receive_body
+from whiteboard.problems import PROBLEM, ProblemError, encoded
+
+log = logging.getLogger("whiteboard")
+
+Headers = Sequence[tuple[bytes, bytes]]
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+REQUESTS = Counter("whiteboard_http_requests", "requests answered", ["system", "route", "status"])
+SECONDS = Histogram(
+    "whiteboard_http_request_seconds",
+    "time from the request's head to the answer's end",
+    ["system", "route"],
+    buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5),
+)
+
+
+class Reply(NamedTuple):
+    """What a direct route answers."""
+
+    body: bytes
+    headers: Headers = ()
+    status: int = 200
+    media_type: bytes = b"application/json"
+
+
+Handler = Callable[[bytes, str], Awaitable[Reply]]  # (body, trace id); raises ProblemError
+
+
+class Edge:
+    """Asks for the API key, limits the body, counts and times, answers for bugs, traces, and serves direct routes.
+
+    The trace id is the client's `x-request-id`, the trace part of its `traceparent`, or a new one; it is in
+    `scope["trace"]`, in the answer's `x-request-id`, and from there in Kafka headers and logs.
+    """
+
+    def __init__(self, app: App, system: str, gate: Gate, direct: Mapping[tuple[str, str], Handler]) -> None:
+        self._app, self._system, self._gate, self._direct = app, system, gate, direct
+        self._counters: dict[tuple[str, int], Counter] = {}  # looking a label up costs as much as counting
+        self._timers: dict[str, Histogram] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handles one ASGI connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        headers = {name: value for name, value in scope["headers"] if name in _WANTED}
+        trace = scope["trace"] = _trace(headers)
+        exchange = _Exchange(send, trace)
+        handler = self._direct.get((scope["method"], scope["path"]))
+        try:
+            self._gate.admit(scope["path"], headers.get(b"x-api-key"))
+            body = await receive_body(headers, receive)
+            if handler is None:
+                await self._app(scope, _replay(body, receive), exchange.send)
+            else:
+                await exchange.reply(await handler(body, trace))
+        except ProblemError as error:
+            await exchange.reply(problem_reply(error))
+        except Exception as error:  # a bug of ours: the client gets an answer, the log everything
+            if not exchange.complete:
+                log.exception("request failed", extra={"trace": trace, "path": scope["path"]})
+                if exchange.status:
+                    raise  # too late to say so
+                await exchange.reply(problem_reply(bug(error, trace)))
+        finally:
+            route = scope["path"] if handler is not None else getattr(scope.get("route"), "path", "unmatched")
+            self._count(route, exchange.status or 500, time.perf_counter() - started)
+
+    def _count(self, route: str, status: int, seconds: float) -> None:
+        counter = self._counters.get((route, status))
+        if counter is None:
+            counter = self._counters[route, status] = REQUESTS.labels(self._system, route, str(status))
+            self._timers[route] = SECONDS.labels(self._system, route)
+        counter.inc()
+        self._timers[route].observe(seconds)
+
+
+class _Exchange:
+    """One request's trace id, and how far its answer is."""
+
+    __slots__ = ("_send", "_trace", "complete", "status")
+
+    def __init__(self, send: Send, trace: str) -> None:
+        self._send, self._trace, self.status, self.complete = send, trace.encode(), 0, False
+
+    async def send(self, message: Message) -> None:
+        """Passes on what the app sends, with the trace id in the answer's head."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message["headers"] = [*message.get("headers", ()), (b"x-request-id", self._trace)]
+        elif not message.get("more_body", False):
+            self.complete = True
+        await self._send(message)
+
+    async def reply(self, reply: Reply) -> None:
+        self.status = reply.status
+        headers = [
+            (b"content-type", reply.media_type),
+            (b"content-length", b"%d" % len(reply.body)),
+            (b"x-request-id", self._trace),
+            *reply.headers,
+        ]
+        await self._send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        self.complete = True
+        await self._send({"type": "http.response.body", "body": reply.body})
+
+
+def problem_reply(error: ProblemError) -> Reply:
+    """The answer for `error`."""
+    headers = [(name.lower().encode(), value.encode()) for name, value in (error.headers or {}).items()]
+    return Reply(encoded(error.status, error.detail, **error.members), headers, error.status, PROBLEM.encode())
+
+
+def bug(error: Exception, trace: str) -> ProblemError:
+    """What a client is told of a bug of ours: that it is one, and where to look for it."""
+    return ProblemError(
+        500, f"an unexpected {type(error).__name__}; the service's log has the details under trace {trace}"
+    )
+
+
+_WANTED = {b"content-length", b"transfer-encoding", b"x-api-key", b"x-request-id", b"traceparent"}
+_GIVEN = re.compile(rb"[!-~]{1,64}")
+_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context
+
+
+def _trace(headers: Mapping[bytes, bytes]) -> str:
+    if given := _GIVEN.fullmatch(headers.get(b"x-request-id", b"")):
+        return given[0].decode()
+    if parent := _TRACEPARENT.match(headers.get(b"traceparent", b"")):
+        return parent[1].decode()
+    return uuid4().hex
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    sent = False
+
+    async def replay() -> Message:
+        nonlocal sent
+        if sent:
+            return await receive()
+        sent = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replay
