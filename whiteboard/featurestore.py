@@ -121,8 +121,13 @@ class FeatureStore:
         return self._views[view]
 
     def rows(self, *views: str) -> StateRows:
-        """The state rows of several views, to be read in one question."""
-        return StateRows(self.feast, views)
+        """The state rows of several views, to be read in one question. Raises FeatureStoreError if none can be read."""
+        rows = StateRows(self.feast, views)
+        try:
+            rows.read([(view, "") for view in views])  # opens the connection, before several threads would
+        except Exception as error:  # each store has errors of its own
+            raise FeatureStoreError(f"the online store does not answer ({error!r}); is it up, and applied?") from error
+        return rows
 
     def source_path(self, view: str) -> Path:
         """Where the offline values of `view` are read from; a dataset build writes this file."""
