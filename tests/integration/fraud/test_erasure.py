@@ -29,7 +29,7 @@ from whiteboard.fraud.ingest import ingest
 from whiteboard.fraud.monitor import FraudMonitor
 from whiteboard.fraud.privacy import CUSTOMER
 from whiteboard.fraud.reasons import Reason
-from whiteboard.fraud.routes import ROUTES
+from whiteboard.fraud.routes import CUSTOMER_VIEW, ROUTES, TERMINAL_VIEW
 from whiteboard.fraud.world import WorldConfig, simulate
 from whiteboard.hotswap import Loaded
 from whiteboard.lake import Lake, connect
@@ -86,7 +86,8 @@ class Home:
                     **{name: row[name] for name in ("transaction_id", "customer_id", "terminal_id", "amount")},
                     event_timestamp=row["event_timestamp"].to_pydatetime(),
                 )
-                rows_read = Rows(*read(payment.customer_id, payment.terminal_id), "current")
+                customer, terminal = read([(CUSTOMER_VIEW, payment.customer_id), (TERMINAL_VIEW, payment.terminal_id)])
+                rows_read = Rows(customer, terminal, "current")
                 decision, _ = score(payment, rows_read, model, None, 0.0, time.perf_counter())
                 for topic, event in ((TRANSACTIONS, payment), (DECISIONS, decision)):
                     producer.send(topic, event, key=payment.customer_id, trace=payment.customer_id)
