@@ -51,6 +51,7 @@ from whiteboard.spool import (
 
 log = logging.getLogger("whiteboard")
 
+DAMAGED = "unknown"  # the topic of events that the disk has damaged
 HEADER = "spool"  # of every event: the spool's id and the event's number, "5f0c…/4711"
 UNDER_WAY = 2_000  # events sent and not acknowledged: what has to be looked for after a crash, at most
 IDLE_S = 0.01  # between two looks for new letters; the stream worker's fetches wait longer
@@ -224,7 +225,7 @@ class Forwarder:
             sent = self._send(reader, flying, producer)
             collected = self._collect(flying)
             if self._doubt is not None:
-                raise InDoubtError(f"an event was refused: {self._doubt!r}") from self._doubt
+                raise InDoubtError(f"it is not known whether events were written: {self._doubt!r}") from self._doubt
             now = time.monotonic()
             if collected or not flying:
                 moved = now
@@ -246,6 +247,10 @@ class Forwarder:
         sent = 0
         while len(flying) < UNDER_WAY and self._doubt is None and (found := reader.take()) is not None:
             number, letter = found
+            if reader.missing:
+                log.error("events lost", extra={"spool": self._folder.name, "count": reader.missing, "before": number})
+                lost = self._ledger.point.lost
+                lost[DAMAGED], reader.missing = lost.get(DAMAGED, 0) + reader.missing, 0
             for event in letter.events:
                 if number in self._settled:
                     self._settled.discard(number)
@@ -280,19 +285,19 @@ class Forwarder:
 
     def _collect(self, flying: deque[_Sent]) -> int:
         """Notes what was acknowledged, in order; returns how many events."""
-        collected = 0
+        collected, point = 0, self._ledger.point
         while flying and flying[0].future.is_done and flying[0].future.succeeded():
-            number, topic, future = flying.popleft()
-            if future.value.offset < 0:  # a second try that the broker recognised: written, and it does not say where
-                flying.appendleft(_Sent(number, topic, future))
-                self._doubt = self._doubt or InDoubtError("an acknowledgement came without its offset")
+            number, topic, future = flying[0]
+            partition, offset = future.value.partition, future.value.offset
+            # -1 is a second try that the broker recognised: it is written, and where is not said. An offset that was
+            # given before is that of another log.
+            if offset < max(0, point.positions.get(topic, {}).get(partition, 0)):
+                self._doubt = self._doubt or InDoubtError(f"{topic}-{partition} acknowledged offset {offset}")
                 break
-            at = Acknowledgement(
-                number, topic, self._ledger.point.logs[topic], future.value.partition, future.value.offset
-            )
-            self._ledger.note(at)
+            self._ledger.note(Acknowledgement(number, topic, point.logs[topic], partition, offset))
+            flying.popleft()
             collected += 1
-        self._ledger.point.next = flying[0].number if flying else self._handed
+        point.next = flying[0].number if flying else self._handed
         return collected
 
     def _look_around(self, stalled: bool) -> None:

@@ -34,6 +34,7 @@ REFUSED = Counter(
 )
 WAITING = Gauge("whiteboard_outbox_waiting", "events not yet acknowledged by the event log")
 WAITING_BYTES = Gauge("whiteboard_outbox_waiting_bytes", "size of the spool's files that hold such events")
+LIMIT_BYTES = Gauge("whiteboard_outbox_limit_bytes", "what that may grow to; beyond it events are refused")
 
 LOOK_S = 0.25  # between two looks at what the forwarder has done
 RESTART_S = 1.0
@@ -72,6 +73,7 @@ class Outbox:
         self._thread = threading.Thread(target=self._run, name="outbox", daemon=True) if forwarder else None
         WAITING.set_function(lambda: self.waiting)
         WAITING_BYTES.set_function(lambda: self._bytes)
+        LIMIT_BYTES.set(self._limit)
         for topic in topics:
             LOST.labels(topic)
             REFUSED.labels(topic)
@@ -179,6 +181,7 @@ class Outbox:
                 started = time.monotonic()
                 self._forward()
             self._look()
+            self._roll()
         if self._forwarder is not None and self._forwarder.stdin is not None:
             self._forwarder.stdin.close()  # tells it that nothing more comes
 
@@ -191,6 +194,11 @@ class Outbox:
             self._forwarder = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)
         except OSError as error:
             log.error("forwarder not started", extra={"reason": str(error)})
+
+    def _roll(self) -> None:
+        with self._lock, suppress(OSError):  # the next letter that needs another file will tell
+            if self._spool is not None:
+                self._spool.roll()
 
     def _look(self) -> None:
         """Takes notice of what the forwarder has done."""

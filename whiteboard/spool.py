@@ -13,6 +13,7 @@ event that may or may not have been written can be looked for in the log.
 
 import fcntl
 import os
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -26,6 +27,7 @@ from msgspec import Struct
 
 from whiteboard.frames import frame, frames
 
+SEGMENT_S = 600.0  # then a segment is closed however small it is, so that what is done can be dropped
 SEGMENT_BYTES = 4 * 1024**2  # what is dropped at once; some 2,000 decisions
 META, CHECKPOINT, WRITER_LOCK, FORWARDER_LOCK = "spool.json", "checkpoint.json", "writer.lock", "forwarder.lock"
 
@@ -235,6 +237,11 @@ class Spool:
         self._size += written
         self.next += events
 
+    def roll(self) -> None:
+        """Closes a segment that was begun long ago. Raises OSError if there is no room for another."""
+        if self._size and time.monotonic() - self._begun_s > SEGMENT_S:
+            self._begin()
+
     def close(self) -> None:
         """Gives the spool up; another service may take it."""
         if self._file >= 0:
@@ -249,7 +256,7 @@ class Spool:
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
         if self._file >= 0:
             os.close(self._file)
-        self._file, self._size = file, 0
+        self._file, self._size, self._begun_s = file, 0, time.monotonic()
 
     def _undo(self) -> None:
         try:

@@ -13,7 +13,7 @@ import pytest
 from msgspec import Struct
 
 from tests.conftest import WaitUntil
-from whiteboard.embedded import EmbeddedStack
+from whiteboard.embedded import EmbeddedStack, Process
 from whiteboard.eventlog import create_topics
 from whiteboard.fraud.events import DECISIONS, LABELS
 from whiteboard.ledger import Ledger
@@ -36,13 +36,10 @@ TOPICS = (DECISIONS, LABELS)
 
 
 class Home:
-    """A broker and the outboxes that write to it."""
+    """The outboxes of a home, and the log that they write to."""
 
-    def __init__(self, stack: EmbeddedStack, wait_until: WaitUntil) -> None:
-        self.stack, self.wait_until = stack, wait_until
-        self.settings = stack.start_broker()
-        create_topics(self.settings)
-        self.broker = stack.process("broker")
+    def __init__(self, settings: Settings, wait_until: WaitUntil) -> None:
+        self.settings, self.wait_until = settings, wait_until
         self.numbers = 0
         self.outboxes: list[Outbox] = []
 
@@ -66,24 +63,44 @@ class Home:
                 found.setdefault((record.topic, record.partition), []).append(number)
         return found
 
-    def holds_each_once_in_order(self) -> None:
+    def holds_all(self) -> bool:
+        return sum(map(len, self.log().values())) >= self.numbers * len(TOPICS)
+
+    def holds_each_once(self) -> None:
         log = self.log()
-        assert log and all(numbers == sorted(numbers) for numbers in log.values())
         for topic in TOPICS:
             numbers = sorted(n for (at, _), held in log.items() if at == topic for n in held)
             assert numbers == list(range(self.numbers))
+
+    def holds_each_once_in_order(self) -> None:
+        assert all(numbers == sorted(numbers) for numbers in self.log().values())
+        self.holds_each_once()
+
+    def close(self) -> None:
+        for outbox in self.outboxes:
+            outbox.close()
 
     def drained(self, outbox: Outbox) -> None:
         self.wait_until(lambda: outbox.waiting == 0, 40, f"{outbox.waiting} events wait: {outbox.problem}")
 
 
 @pytest.fixture
-def home(tmp_path: Path, wait_until: WaitUntil) -> Iterator[Home]:
+def stack(tmp_path: Path) -> Iterator[EmbeddedStack]:
     with EmbeddedStack(Settings(home=tmp_path)) as stack:
-        home = Home(stack, wait_until)
-        yield home
-        for outbox in home.outboxes:
-            outbox.close()
+        create_topics(stack.start_broker())
+        yield stack
+
+
+@pytest.fixture
+def broker(stack: EmbeddedStack) -> Process:
+    return stack.process("broker")
+
+
+@pytest.fixture
+def home(stack: EmbeddedStack, wait_until: WaitUntil) -> Iterator[Home]:
+    home = Home(stack.connected, wait_until)
+    yield home
+    home.close()
 
 
 def test_events_reach_the_log_in_order_and_closing_sends_what_waits(home: Home) -> None:
@@ -94,14 +111,14 @@ def test_events_reach_the_log_in_order_and_closing_sends_what_waits(home: Home) 
     home.holds_each_once_in_order()
 
 
-def test_a_broker_that_stands_still_delays_events_and_doubles_none(home: Home) -> None:
+def test_a_broker_that_stands_still_delays_events_and_doubles_none(home: Home, broker: Process) -> None:
     outbox = home.outbox()
     home.put(outbox, 100)
     home.drained(outbox)
-    os.kill(home.broker.pid, signal.SIGSTOP)
+    os.kill(broker.pid, signal.SIGSTOP)
     home.put(outbox, 100)
     home.wait_until(lambda: "wait" in outbox.problem or "does not answer" in outbox.problem, 30)
-    os.kill(home.broker.pid, signal.SIGCONT)
+    os.kill(broker.pid, signal.SIGCONT)
     home.put(outbox, 100)
     home.drained(outbox)
     home.wait_until(lambda: not outbox.problem, 10)
@@ -132,25 +149,25 @@ def test_a_forwarder_killed_before_its_checkpoint_is_succeeded_by_one_that_doubl
     home.holds_each_once_in_order()
 
 
-def test_a_broker_that_is_absent_at_the_start_gets_everything_when_it_comes(home: Home) -> None:
-    home.broker.kill()
+def test_a_broker_that_is_absent_at_the_start_gets_everything_when_it_comes(home: Home, broker: Process) -> None:
+    broker.kill()
     outbox = home.outbox()
     home.put(outbox, 100)
     home.wait_until(lambda: "does not answer" in outbox.problem, 20)
-    home.broker.restart()
+    broker.restart()
     home.wait_until(lambda: "do not exist" in outbox.problem, 20)
     create_topics(home.settings)
     home.drained(outbox)
     home.holds_each_once_in_order()
 
 
-def test_closing_without_a_broker_keeps_the_events_for_the_next_start(home: Home) -> None:
-    home.broker.kill()
+def test_closing_without_a_broker_keeps_the_events_for_the_next_start(home: Home, broker: Process) -> None:
+    broker.kill()
     outbox = home.outbox()
     home.put(outbox, 50)
     outbox.close(timeout_s=5)
     assert outbox.waiting == 2 * 50
-    home.broker.restart()
+    broker.restart()
     create_topics(home.settings)
     successor = home.outbox()
     home.put(successor, 50)
@@ -158,13 +175,13 @@ def test_closing_without_a_broker_keeps_the_events_for_the_next_start(home: Home
     home.holds_each_once_in_order()
 
 
-def test_a_log_begun_anew_gets_what_is_not_in_the_lake_once_more(home: Home) -> None:
+def test_a_log_begun_anew_gets_what_is_not_in_the_lake_once_more(home: Home, broker: Process) -> None:
     outbox = home.outbox()
     home.put(outbox, 200)
     home.drained(outbox)
-    home.broker.kill()
+    broker.kill()
     home.put(outbox, 100)
-    home.broker.restart()
+    broker.restart()
     create_topics(home.settings)
     home.put(outbox, 100)
     (folder,) = home.settings.spool_dir.iterdir()
@@ -211,14 +228,14 @@ def test_a_killed_service_leaves_everything_it_answered_to_the_forwarder(home: H
     held.close()
 
 
-def test_a_spool_that_is_full_refuses_until_the_broker_has_taken_some(home: Home) -> None:
-    os.kill(home.broker.pid, signal.SIGSTOP)
+def test_a_spool_that_is_full_refuses_until_the_broker_has_taken_some(home: Home, broker: Process) -> None:
+    os.kill(broker.pid, signal.SIGSTOP)
     outbox = home.outbox(spool_mb=1)
     while outbox.put({topic: Note(home.numbers) for topic in TOPICS}, key=f"c-{home.numbers % KEYS}"):
         home.numbers += 1
     assert home.numbers > 1_000
     assert "1 MB wait" in outbox.problem and "WHITEBOARD_SPOOL_MB" in outbox.problem
-    os.kill(home.broker.pid, signal.SIGCONT)
+    os.kill(broker.pid, signal.SIGCONT)
     home.drained(outbox)
     home.put(outbox, 100)
     home.drained(outbox)

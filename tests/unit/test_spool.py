@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from whiteboard.frames import frame, frames
 from whiteboard.spool import (
     CHECKPOINT,
+    SEGMENT_S,
     Checkpoint,
     Envelope,
     Letter,
@@ -104,6 +105,19 @@ def test_letters_come_in_the_order_of_the_writes_over_many_segments(spool: Spool
     assert taken(Reader(spool.folder, 1)) == [(2 * n + 1, letter(n)) for n in range(20)]
     assert end(spool.folder) == 41
     assert not reader.missing
+
+
+def test_a_small_segment_is_closed_when_it_is_old(spool: Spool) -> None:
+    spool._begun_s -= SEGMENT_S + 1
+    spool.roll()
+    assert len(segments(spool.folder)) == 1, "there is nothing in it"
+    append(spool, 0)
+    spool.roll()
+    assert len(segments(spool.folder)) == 2
+    append(spool, 1)
+    spool.roll()
+    assert len(segments(spool.folder)) == 2, "it is young"
+    assert [n for n, _ in taken(Reader(spool.folder, 1))] == [1, 3]
 
 
 def test_a_reader_begins_with_the_letter_that_holds_its_event(spool: Spool) -> None:
