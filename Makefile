@@ -22,7 +22,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 PROFILE ?= all
 COMPOSE := docker compose $(addprefix --profile ,$(PROFILE))
 
-.PHONY: help install demo test check up down logs smoke airflow clean distclean
+.PHONY: help install demo test check bench up down logs smoke airflow clean distclean
 
 help:  ## what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -41,6 +41,9 @@ check: $(STAMP)  ## style, types, who imports whom, examples in docstrings
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/pytest -q --doctest-modules --doctest-glob='*.md' whiteboard pipelines docs README.md
+
+bench: $(STAMP) bench/peers/.venv/.synced  ## the fraud service beside Feast's and MLflow's servers, the tutorial, BentoML
+	$(BIN)/python -m bench.peers.run $(ARGS)
 
 up:  ## the stack in Docker Compose; PROFILE=core is its core, PROFILE="all recommendation" has both systems
 	$(COMPOSE) up --detach --build --wait
@@ -65,10 +68,14 @@ clean:  ## removes what running leaves behind: state, reports, caches
 	find . -name __pycache__ -type d -not -path './.venv/*' -not -path './.uv/*' -prune -exec rm -rf {} +
 
 distclean: clean  ## clean, and the environment and the local uv too
-	rm -rf .venv .uv infra/airflow/.venv
+	rm -rf .venv .uv infra/airflow/.venv bench/peers/.venv
 
 infra/airflow/.venv/.synced: infra/airflow/pyproject.toml infra/airflow/uv.lock | $(filter .uv/bin/uv,$(UV))
 	$(UV) sync --frozen --project infra/airflow
+	@touch $@
+
+bench/peers/.venv/.synced: bench/peers/pyproject.toml bench/peers/uv.lock | $(filter .uv/bin/uv,$(UV))
+	$(UV) sync --frozen --project bench/peers
 	@touch $@
 
 $(STAMP): pyproject.toml uv.lock | $(filter .uv/bin/uv,$(UV))

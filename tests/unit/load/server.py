@@ -67,7 +67,7 @@ class Server:
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
-        length = int(head.lower().partition("content-length: ")[2].partition("\r\n")[0])
+        length = int(head.lower().partition("content-length: ")[2].partition("\r\n")[0] or 0)
         await reader.readexactly(length)
         path = head.split()[1]
         for line in head.splitlines()[1:-1]:

@@ -1,0 +1,251 @@
+"""The fraud service beside what people usually build, in one run on one machine.
+
+    make bench                          all sides, some four minutes
+    make bench ARGS="--rounds 6 --out bench.json"
+
+(a) Feast's Python feature server, then MLflow's model server, as a client calls one after the other: their documented
+default. (b) The tutorial: FastAPI, `get_online_features`, a DataFrame, `predict_proba`. (c) BentoML with the Feast SDK.
+And, as a floor, FastAPI with the same request and answer and nothing in between. Same model, same features, same kind
+of online store (SQLite), same payments; one process each, 8 connections, one thread for LightGBM. Before anything is
+timed all sides must give the same probabilities.
+
+Sides take turns, round after round, so that whatever else the machine does hits all of them; intervals are bootstrapped
+over rounds. Ours runs with everything on: payment and decision go to Kafka, a challenger is scored in shadow, declines
+and reviews are explained.
+"""
+
+import importlib.metadata
+import json
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from bench.peers.clients import FeastThenMLflow, Payments, probability
+from bench.peers.prepare import Prepared, prepare
+from whiteboard.embedded import EmbeddedStack
+from whiteboard.eventlog import create_topics
+from whiteboard.load import Budget, Plan, Traffic, run, sweep
+from whiteboard.processes import free_port, url_answers
+from whiteboard.settings import Settings
+
+HERE = Path(__file__).parent
+BENTO = HERE / ".venv" / "bin"
+CONNECTIONS = 8
+WARM_UP_S = 1.0
+SAME = 1e-6  # largest difference of two sides' probabilities: ours come from a table of the logistic function
+COMPARED = 200  # payments
+FEAST_RUNS_ON = "1000000000"  # requests until its worker restarts; by default 1,000, which would stop it for seconds
+
+Figures = dict[str, float]  # of one side in one round: throughput, p50_ms, p99_ms
+
+
+@dataclass(frozen=True)
+class Side:
+    """A contestant: its name, how to reach it, what it is sent, what it consists of."""
+
+    name: str
+    url: str
+    traffic: Traffic
+    made_of: str
+
+
+def start(stack: EmbeddedStack, made: Prepared, console: Console) -> list[Side]:
+    """All servers, one after the other, each ready to answer."""
+    ours, feast, mlflow, tutorial, bento, bare = (free_port() for _ in range(6))
+    environment = {"PEERS_HOME": str(made.folder), "OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
+
+    def serve(name: str, port: int, path: str, module: str, *arguments: str) -> str:
+        url = f"http://127.0.0.1:{port}"
+        with console.status(f"starting {name}"):
+            stack.start(name, module, *arguments, env=environment, ready=url_answers(url + path))
+        return url
+
+    def uvicorn(name: str, port: int, module: str) -> str:
+        return serve(name, port, "/openapi.json", "uvicorn", module, "--port", str(port), "--no-access-log")
+
+    serve("fraud", ours, "/health/ready", "services.fraud.app", "--port", str(ours))
+    repo = str(made.folder / "repo")
+    feast_arguments = ("serve", "--port", str(feast), "--no-access-log", "--max-requests", FEAST_RUNS_ON)
+    serve("feast", feast, "/health", "feast.cli.cli", "-c", repo, *feast_arguments)
+    model = str(made.folder / "mlflow-model")
+    served = ("models", "serve", "-m", model, "--port", str(mlflow), "--env-manager", "local")
+    serve("mlflow", mlflow, "/ping", "mlflow", *served)
+    uvicorn("tutorial", tutorial, "bench.peers.tutorial:app")
+    uvicorn("bare", bare, "bench.peers.bare:app")
+    bento_arguments = ("serve", "bento:Fraud", "--working-dir", str(HERE), "--port", str(bento), "--host", "127.0.0.1")
+    serve("bentoml", bento, "/readyz", "bench.peers.launch", str(BENTO / "python"), "-m", "bentoml", *bento_arguments)
+    payments = Payments(made.payments)
+    two_calls = FeastThenMLflow(made.payments, made.features, made.at.timestamp(), f"http://127.0.0.1:{mlflow}")
+    version = importlib.metadata.version
+    return [
+        Side(
+            "whiteboard",
+            f"http://127.0.0.1:{ours}",
+            payments,
+            "uvicorn, 1 process; events to Kafka, shadow model, reasons: on",
+        ),
+        Side(
+            "(a) feast serve, then mlflow models serve",
+            f"http://127.0.0.1:{feast}",
+            two_calls,
+            f"feast {version('feast')}, mlflow {version('mlflow')}; 1 worker each, no access log",
+        ),
+        Side(
+            "(b) FastAPI, get_online_features, predict_proba",
+            f"http://127.0.0.1:{tutorial}",
+            payments,
+            f"fastapi {version('fastapi')}, uvicorn {version('uvicorn')}, 1 process, no access log",
+        ),
+        Side("(c) BentoML with the Feast SDK", f"http://127.0.0.1:{bento}", payments, f"bentoml {_bento()}, 1 worker"),
+        Side(
+            "bare FastAPI endpoint",
+            f"http://127.0.0.1:{bare}",
+            payments,
+            "the same body in and out, no features, no model",
+        ),
+    ]
+
+
+def probabilities(side: Side) -> dict[int, float]:
+    """What a side says about the first payments, by number."""
+    plan = Plan(side.url, side.traffic, 20, COMPARED / 20, 0, "constant", 1, keep_bodies=True, timeout_s=60)
+    records = list(run(plan).records)
+    if failed := [record for record in records if record.outcome != "ok"]:
+        raise SystemExit(f"{side.name}: {len(failed)} of {len(records)} requests failed, the first with {failed[0]}")
+    said = {int(record.key.rpartition("-")[2]): probability(record.kind, record.body) for record in records}
+    return {number: value for number, value in said.items() if value is not None}
+
+
+def compare(sides: list[Side]) -> float:
+    """The largest difference of any side's probability from ours. Ends the program if sides disagree."""
+    ours, largest = probabilities(sides[0]), 0.0
+    for side in sides[1:-1]:  # the bare endpoint knows nothing
+        theirs = probabilities(side)
+        if theirs.keys() != ours.keys():
+            raise SystemExit(f"{side.name} answered {len(theirs)} of {len(ours)} payments")
+        worst = max(ours, key=lambda number: abs(ours[number] - theirs[number]))
+        largest = max(largest, abs(ours[worst] - theirs[worst]))
+        if largest > SAME:
+            raise SystemExit(f"payment {worst}: {side.name} says {theirs[worst]}, whiteboard says {ours[worst]}")
+    return largest
+
+
+def measure(sides: list[Side], rounds: int, seconds: float, console: Console) -> dict[str, list[Figures]]:
+    """For each side and round: requests a second and latencies of a closed loop."""
+    found: dict[str, list[Figures]] = {side.name: [] for side in sides}
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("", total=rounds * len(sides))
+        for number in range(rounds):
+            order = sides[number % len(sides) :] + sides[: number % len(sides)]
+            for side in order:
+                bar.update(task, description=f"round {number + 1}: {side.name}")
+                first = 1_000_000 * (number + 1)
+                plan = Plan(
+                    side.url, side.traffic, None, seconds, WARM_UP_S, connections=CONNECTIONS, first_number=first
+                )
+                result = run(plan)
+                if errors := result.summary("decisions").errors:
+                    raise SystemExit(f"{side.name}: {errors}")
+                summary = result.summary("decisions")
+                figures = {"throughput": summary.throughput, "p50_ms": summary.p50_ms, "p99_ms": summary.p99_ms}
+                found[side.name].append(figures)
+                bar.advance(task)
+    return found
+
+
+def ratio(
+    ours: list[dict[str, float]], theirs: list[dict[str, float]], draws: int = 10_000
+) -> tuple[float, float, float]:
+    """How many times the throughput of theirs ours is, and its 95 % interval, resampling rounds as pairs."""
+    pairs = np.array([(a["throughput"], b["throughput"]) for a, b in zip(ours, theirs, strict=True)])
+    picked = pairs[np.random.default_rng(0).integers(len(pairs), size=(draws, len(pairs)))].mean(axis=1)
+    low, high = np.percentile(picked[:, 0] / picked[:, 1], [2.5, 97.5])
+    whole = pairs.mean(axis=0)
+    return float(whole[0] / whole[1]), float(low), float(high)
+
+
+def at_equal_p99(side: Side, p99_ms: float, begin: float, console: Console, first: int) -> float | None:
+    """The highest rate, open loop, at which a side keeps a p99; what a queue does to it counts."""
+    plan = Plan(side.url, side.traffic, begin, 3.0, WARM_UP_S, connections=64, first_number=first)
+    with console.status(f"{side.name}: the highest rate with a p99 of {p99_ms:.0f} ms"):
+        return sweep(plan, Budget(p99_ms, 0.0), 3.0).knee
+
+
+def main(
+    rounds: Annotated[int, typer.Option(min=2, help="in each, every side is measured once")] = 5,
+    seconds: Annotated[float, typer.Option(min=1, help="for each measurement")] = 3.0,
+    out: Annotated[Path | None, typer.Option(help="the same numbers as JSON")] = None,
+) -> None:
+    """Starts everything, compares the answers, measures, prints the tables."""
+    console = Console()
+    if not BENTO.exists():
+        raise SystemExit(f"{BENTO} is missing: run this by `make bench`, which sets it up")
+    with tempfile.TemporaryDirectory() as home, EmbeddedStack(Settings(home=Path(home) / "home")) as stack:
+        settings = stack.start_broker()
+        create_topics(settings)
+        (folder := Path(home) / "peers").mkdir()
+        with console.status("world, features, model"):
+            made = prepare(settings, folder)
+        sides = start(stack, made, console)
+        with console.status("comparing probabilities"):
+            difference = compare(sides)
+        console.print(f"{COMPARED} payments: all sides give the same probabilities, up to {difference:.0e}")
+        found = measure(sides, rounds, seconds, console)
+        usual = min(np.median([r["p99_ms"] for r in found[side.name]]) for side in sides[1:4])
+        begin = 0.7 * float(np.mean([r["throughput"] for r in found["whiteboard"]]))
+        held = at_equal_p99(sides[0], usual, begin, console, 1_000_000 * (rounds + 1))
+    numbers = report(console, sides, found, usual, held)
+    if out is not None:
+        out.write_text(json.dumps(numbers, indent=2))
+
+
+def report(
+    console: Console, sides: list[Side], found: dict[str, list[Figures]], p99_ms: float, held: float | None
+) -> dict[str, Any]:
+    """Prints the tables; the same as numbers."""
+    columns = ("side", "requests/s", "p50 ms", "p99 ms", "whiteboard is", "95 % interval", "configuration")
+    table = Table(*columns, title=f"{CONNECTIONS} connections, closed loop", title_justify="left")
+    numbers: dict[str, Any] = {"connections": CONNECTIONS, "sides": {}}
+    ours = found["whiteboard"]
+    for side in sides:
+        rows = found[side.name]
+        rate = float(np.mean([r["throughput"] for r in rows]))
+        p50, p99 = (float(np.median([r[key] for r in rows])) for key in ("p50_ms", "p99_ms"))
+        times, low, high = ratio(ours, rows)
+        said = ("", "") if side.name == "whiteboard" else (f"{times:.2f}×", f"{low:.2f}–{high:.2f}")
+        table.add_row(side.name, f"{rate:,.0f}", f"{p50:.1f}", f"{p99:.1f}", *said, side.made_of)
+        numbers["sides"][side.name] = {
+            "throughput": rate,
+            "p50_ms": p50,
+            "p99_ms": p99,
+            "ratio": times,
+            "interval": [low, high],
+            "rounds": rows,
+            "made_of": side.made_of,
+        }
+    console.print(table)
+    numbers["equal_p99"] = {"p99_ms": p99_ms, "rate": held}
+    if held is not None:
+        feast = numbers["sides"][sides[1].name]["throughput"]
+        console.print(
+            f"Open loop, at the best p99 of (a), (b) and (c) above, {p99_ms:.0f} ms: whiteboard holds {held:,.0f} "
+            f"requests a second, {held / feast:.0f} times what (a) answers at its own p99"
+        )
+    return numbers
+
+
+def _bento() -> str:
+    command = [str(BENTO / "python"), "-c", "import importlib.metadata as m; print(m.version('bentoml'))"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+if __name__ == "__main__":
+    typer.run(main)

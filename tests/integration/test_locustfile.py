@@ -1,0 +1,32 @@
+"""`bench/locustfile.py` works as its first lines say, where Locust is installed."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from tests.unit.load.server import Server
+
+LOCUSTFILE = Path(__file__).parents[2] / "bench" / "locustfile.py"
+
+
+def test_locust_sends_payments_and_counts_no_failure(missing: Callable[[str], NoReturn], tmp_path: Path) -> None:
+    if importlib.util.find_spec("locust") is None:
+        missing("Locust (make .venv/.synced-all)")
+    with Server() as server:
+        command = ["locust", "-f", str(LOCUSTFILE), "Payments", "--host", server.url, "--headless"]
+        done = subprocess.run(
+            [str(Path(sys.executable).parent / command[0]), *command[1:], "-u", "2", "-r", "2", "-t", "2s", "--json"],
+            env=os.environ | {"WHITEBOARD_HOME": str(tmp_path), "WHITEBOARD_API_KEY": "key-17"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert server.requests["/v1/decisions"] > 0
+        assert server.headers["x-api-key"] == {"key-17"}
+    assert '"num_failures": 0' in done.stdout
