@@ -16,7 +16,9 @@ and reviews are explained.
 
 import importlib.metadata
 import json
+import os
 import subprocess
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +44,7 @@ CONNECTIONS = 8
 WARM_UP_S = 1.0
 SAME = 1e-6  # largest difference of two sides' probabilities: ours come from a table of the logistic function
 COMPARED = 200  # payments
+NO_ACCESS_LOG = {"BENTOML_CONFIG_OPTIONS": "api_server.logging.access.enabled=False"}
 FEAST_RUNS_ON = "1000000000"  # requests until its worker restarts; by default 1,000, which would stop it for seconds
 
 Figures = dict[str, float]  # of one side in one round: throughput, p50_ms, p99_ms
@@ -60,7 +63,13 @@ class Side:
 def start(stack: EmbeddedStack, made: Prepared, console: Console) -> list[Side]:
     """All servers, one after the other, each ready to answer."""
     ours, feast, mlflow, tutorial, bento, bare = (free_port() for _ in range(6))
-    environment = {"PEERS_HOME": str(made.folder), "OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))  # MLflow looks for `uvicorn`
+    environment = {
+        "PEERS_HOME": str(made.folder),
+        "OMP_NUM_THREADS": "1",
+        "PATH": path,
+        "BENTOML_DO_NOT_TRACK": "true",
+    } | NO_ACCESS_LOG
 
     def serve(name: str, port: int, path: str, module: str, *arguments: str) -> str:
         url = f"http://127.0.0.1:{port}"
@@ -96,7 +105,7 @@ def start(stack: EmbeddedStack, made: Prepared, console: Console) -> list[Side]:
             "(a) feast serve, then mlflow models serve",
             f"http://127.0.0.1:{feast}",
             two_calls,
-            f"feast {version('feast')}, mlflow {version('mlflow')}; 1 worker each, no access log",
+            f"feast {version('feast')}, mlflow {version('mlflow')}; 1 worker each",
         ),
         Side(
             "(b) FastAPI, get_online_features, predict_proba",
