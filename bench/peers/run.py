@@ -67,12 +67,7 @@ def start(stack: EmbeddedStack, made: Prepared, console: Console) -> list[Side]:
     """All servers, one after the other, each ready to answer."""
     ours, feast, mlflow, tutorial, bento, bare = (free_port() for _ in range(6))
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))  # MLflow looks for `uvicorn`
-    environment = {
-        "PEERS_HOME": str(made.folder),
-        "OMP_NUM_THREADS": "1",
-        "PATH": path,
-        "BENTOML_DO_NOT_TRACK": "true",
-    } | NO_ACCESS_LOG
+    environment = {"PEERS_HOME": str(made.folder), "OMP_NUM_THREADS": "1", "PATH": path} | BENTO_IS_QUIET
 
     def serve(name: str, port: int, path: str, module: str, *arguments: str) -> str:
         url = f"http://127.0.0.1:{port}"
