@@ -2,9 +2,12 @@
 
 import subprocess
 import sys
+import tomllib
+from itertools import pairwise
 from pathlib import Path
 
-SCRIPT = Path(__file__).parents[2] / "infra" / "docker" / "imports.py"
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "infra" / "docker" / "imports.py"
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -22,3 +25,11 @@ def test_what_is_left_out_on_purpose_is_not_missed(tmp_path: Path) -> None:
     (tmp_path / "embedded.py").write_text("from os import path\nimport broker_in_a_wheel.bin\n")
     assert run(str(tmp_path), "--but", "broker_in_a_wheel").returncode == 0
     assert run(str(tmp_path)).returncode == 1
+
+
+def test_an_image_does_without_the_extras() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    packages = {name.partition(">")[0].replace("-", "_") for names in extras.values() for name in names}
+    words = (ROOT / "infra" / "docker" / "Dockerfile").read_text().split()
+    left_out = {name for but, name in pairwise(words) if but == "--but"}
+    assert packages <= left_out
