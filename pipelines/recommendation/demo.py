@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
-from pipelines.recommendation import story, trials
+from pipelines.recommendation import off_policy, story, trials
 from pipelines.recommendation.batch_score import score_day
 from pipelines.recommendation.dataset import build
 from pipelines.recommendation.promote import promote
@@ -185,7 +185,7 @@ class Demo(Story):
     def _batch(self, day: date) -> None:
         began = time.perf_counter()
         path = score_day(self.settings, day)
-        lists = pd.read_parquet(path).set_index("user_id")["item_ids"]
+        lists = pd.read_parquet(path).set_index("user_id")[["item_ids", "scores"]]
         self.batch = {"lists": lists, "day": day, "seconds": round(time.perf_counter() - began, 1)}
 
     def _batch_quality(self, frame: pd.DataFrame) -> dict[str, Any]:
@@ -193,9 +193,11 @@ class Demo(Story):
         lists, day = self.batch["lists"], self.batch["day"] + timedelta(days=1)
         got, would = [], []
         for one, policy in zip(self.answers.served, frame["policy"], strict=True):
-            if one.request.event_timestamp.date() == day and policy == "ranker" and one.request.user_id in lists:
+            if one.request.event_timestamp.date() == day and policy == "ranker" and one.request.user_id in lists.index:
                 got.append(self.audience.expected_clicks(one.request, one.item_ids))
-                would.append(self.audience.expected_clicks(one.request, list(lists[one.request.user_id][:10])))
+                would.append(
+                    self.audience.expected_clicks(one.request, list(lists.at[one.request.user_id, "item_ids"][:10]))
+                )
         mean = pd.DataFrame({"online": got, "batch": would}).mean()
         return {
             "clicks_per_request": round(float(mean["batch"]), 4),
@@ -203,7 +205,15 @@ class Demo(Story):
             "requests": len(got),
             "users": len(lists),
             "seconds": self.batch["seconds"],
+            "off_policy": self._by_the_log(lists.reset_index(), day),
         }
+
+    def _by_the_log(self, lists: pd.DataFrame, day: date) -> dict[str, Any] | None:
+        """What the log alone says of the lists, without the truth; None if it says too little."""
+        try:
+            return off_policy.judge(self.settings, lists, day).as_dict()
+        except NotEnoughDataError:
+            return None
 
     def _live(self, client: FeedClient, producer: EventProducer) -> None:
         """The live days. A retrain runs beside the traffic of the day on which it was asked for."""

@@ -94,5 +94,8 @@ def rows(results: dict[str, Any]) -> list[tuple[str, str]]:
             out.append((f"quality {period}", f"{text} against the truth ({values['requests']:,} requests)"))
     if batch := results.get("batch"):
         text = f"{batch['clicks_per_request']:.2f} clicks a request where the online path got {batch['online']:.2f}"
+        if batch["off_policy"]:
+            told = batch["off_policy"]["estimates"]["dr"]
+            text += f", {told['value']:.2f} by the log alone ({told['low']:.2f} to {told['high']:.2f})"
         out.append(("batch", f"{text}; {batch['users']:,} users in {batch['seconds']:.1f} s"))
     return out

@@ -177,6 +177,32 @@ def score(day: Annotated[datetime, typer.Option(formats=["%Y-%m-%d"], help="even
     Console().print(f"recommendations in {path}")
 
 
+@app.command(epilog="Example: whiteboard recommendation off-policy --lists lists.parquet --day 2026-02-21")
+def off_policy(
+    lists: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="Parquet: user_id, item_ids, scores")],
+    day: Annotated[datetime, typer.Option(formats=["%Y-%m-%d"], help="first day of the log")],
+    days: Annotated[int, typer.Option(min=1)] = 1,
+    out: Annotated[Path, typer.Option(help="where to write the result as JSON")] = Path("off-policy.json"),
+) -> None:
+    """What other lists, such as those that `score` writes, would have earned on past days, by the log alone."""
+    import json
+
+    import pandas as pd
+    from rich.table import Table
+
+    from pipelines.recommendation.off_policy import judge
+    from whiteboard.settings import Settings
+
+    found = judge(Settings(), pd.read_parquet(lists), day.date(), days=days)
+    out.write_text(json.dumps(found.as_dict(), indent=2))
+    title = f"Clicks a request, {found.requests:,} requests; the log earned {found.earned:.3f}"
+    table = Table("estimate", "value", "95 %", title=title, title_justify="left")
+    for name, estimate in found.estimates.items():
+        table.add_row(name, f"{estimate.value:.3f}", f"{estimate.low:.3f} to {estimate.high:.3f}")
+    table.caption = f"the log can speak of {found.supported:.0%} of what the lists would have put before users' eyes"
+    Console().print(table)
+
+
 @app.command(epilog="Example: whiteboard recommendation backtest --interactions ratings.csv --split temporal-user")
 def backtest(
     interactions: InteractionsFile = None,

@@ -23,3 +23,12 @@ def shown_sql(relation: str, where: str = "true") -> str:
                      unnest(from_json(items, '{_ITEM}')) AS shown
               FROM (SELECT * FROM {relation} WHERE {where}
                     QUALIFY row_number() OVER (PARTITION BY request_id ORDER BY created_timestamp) = 1))"""
+
+
+def outcomes_sql(impressions: str, interactions: str, where: str = "true") -> str:
+    """The same rows with whether each item was `seen` and `clicked` (or bought), by the interactions of its request."""
+    return f"""SELECT shown.*, coalesce(seen, false) AS seen, coalesce(clicked, false) AS clicked
+        FROM ({shown_sql(impressions, where)}) shown
+        LEFT JOIN (SELECT request_id, item_id, bool_or(event_type = 'view') AS seen,
+                          bool_or(event_type IN ('click', 'purchase')) AS clicked
+                   FROM {interactions} WHERE request_id IS NOT NULL GROUP BY ALL) USING (request_id, item_id)"""

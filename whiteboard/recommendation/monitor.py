@@ -30,7 +30,7 @@ from whiteboard.recommendation.events import (
     Item,
 )
 from whiteboard.recommendation.features import CONTEXT, point_in_time_sql, unseen_events_sql
-from whiteboard.recommendation.impressions import shown_sql
+from whiteboard.recommendation.impressions import outcomes_sql, shown_sql
 from whiteboard.recommendation.model import RecommendationModel
 from whiteboard.recommendation.position_bias import PositionBias
 from whiteboard.registry import VersionRef
@@ -126,17 +126,11 @@ class RecommendationMonitor(Monitor):
 
     def _outcomes(self, connection: duckdb.DuckDBPyConnection, day: date) -> pd.DataFrame:
         """The items shown on that day: request_id, model_version, item_id, position, features, seen, clicked."""
+        interactions = self.lake.relation(INTERACTIONS, Interaction, day)
+        rows = outcomes_sql(self.relation(day), interactions, f"{DAY} = DATE '{day}'")
         found: pd.DataFrame = connection.sql(
-            f"""WITH outcomes AS (
-                SELECT request_id, item_id, bool_or(event_type = 'view') AS seen,
-                       bool_or(event_type IN ('click', 'purchase')) AS clicked
-                FROM {self.lake.relation(INTERACTIONS, Interaction, day)} WHERE request_id IS NOT NULL GROUP BY ALL
-            )
-            SELECT request_id, model_version, item_id, position, features, coalesce(seen, false) AS seen,
-                   coalesce(clicked, false) AS clicked
-            FROM ({shown_sql(self.relation(day), f"{DAY} = DATE '{day}'")})
-            LEFT JOIN outcomes USING (request_id, item_id)
-            ORDER BY request_id, position"""
+            f"SELECT request_id, model_version, item_id, position, features, seen, clicked FROM ({rows}) "
+            "ORDER BY request_id, position"
         ).df()
         return found
 

@@ -1,8 +1,11 @@
 """A past for the tests of the offline path: a simulated world laid straight into the lake, without Kafka."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pandas as pd
 
 from tests.integration.fraud.history import into_lake
@@ -55,3 +58,15 @@ def _impressions(world: World) -> pd.DataFrame:
              "model_version": "history", "degraded": False, "watermark": "{}", "latency_ms": 0.0}
         )  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def lay_down(settings: Settings, shown: Sequence[Impression], done: Sequence[Interaction]) -> None:
+    """Puts what a service has shown, and what came of it, into the lake of another home."""
+    lake = Lake(settings.lake_dir)
+    for topic, kind, events in ((IMPRESSIONS, Impression, shown), (INTERACTIONS, Interaction, done)):
+        frame = pd.DataFrame([{name: _plain(getattr(one, name)) for name in kind.__struct_fields__} for one in events])
+        into_lake(lake, topic, kind, frame.assign(created_timestamp=frame["event_timestamp"]))
+
+
+def _plain(value: Any) -> Any:
+    return msgspec.json.encode(value).decode() if isinstance(value, list | dict) else value

@@ -13,19 +13,22 @@ import pandas as pd
 import pytest
 
 from pipelines.recommendation.dataset import build as build_dataset
+from pipelines.recommendation.off_policy import judge
 from pipelines.recommendation.train import TrainConfig, fit
 from services.recommendation import service as service_module
 from services.recommendation.app import build, load_model, rows_reader
 from services.recommendation.schemas import INTERACTION, RecommendationsOut
 from services.recommendation.service import ReadRows, RecommendationService
 from tests.conftest import WaitUntil
-from tests.integration.recommendation.history import lived_in
+from tests.integration.recommendation.history import lay_down, lived_in
 from tests.spooled import spooled
+from whiteboard.errors import NotEnoughDataError
 from whiteboard.experiment import Experiment, Metric, declare
 from whiteboard.featurestore import FeatureStore
 from whiteboard.hotswap import Loaded
 from whiteboard.lake import Lake, connect
 from whiteboard.outbox import Outbox
+from whiteboard.recommendation.audience import Audience
 from whiteboard.recommendation.candidates import RetrievalConfig
 from whiteboard.recommendation.catalogue import Catalogue
 from whiteboard.recommendation.events import (
@@ -361,6 +364,50 @@ def test_an_experiment_decides_who_sees_which_policy_and_its_exposures_are_logge
     finally:
         api.service.close()
         (settings.home / "experiments" / "launch.json").unlink()
+
+
+def test_the_log_alone_tells_what_other_lists_would_have_earned(
+    lived: tuple[Settings, World], model: RecommendationModel, tmp_path: Path, wait_until: WaitUntil
+) -> None:
+    """Lists of one night, and the same upside down, judged by the log of the days after and by the world's truth."""
+    world, log = lived[1], Settings(home=tmp_path)
+    audience = Audience(world.config, world.truth, world.items)
+    requests = [request for day in range(DAYS, DAYS + 4) for request in audience.requests(day)]
+    api = Api(lived[0], model)
+    api.service.start()
+    try:
+        users = sorted({request.user_id for request in requests})
+        night = pd.DataFrame([_listed(user, api.ask(user, request_id=f"night-{user}")) for user in users])
+        asked_before = len(night)
+        done = []
+        for request in requests:
+            body = api.ask(request.user_id, at=request.event_timestamp, request_id=request.request_id)
+            done += audience.react(request, [item["item_id"] for item in body["items"]])
+        total = asked_before + len(requests)
+        shown = wait_until(lambda: found if len(found := api.log.of(IMPRESSIONS)) == total else [])[asked_before:]
+    finally:
+        api.service.close()
+    lay_down(log, shown, done)
+
+    upside_down = night.assign(item_ids=night["item_ids"].map(lambda ids: ids[::-1]))
+    upside_down["scores"] = night["scores"].map(lambda scores: scores[::-1])
+    first_day, worth = START + timedelta(days=DAYS), {}
+    for name, lists in (("night", night), ("upside down", upside_down)):
+        found = judge(log, lists, first_day, days=4)
+        by_user = lists.set_index("user_id")["item_ids"]
+        worth[name] = float(np.mean([audience.expected_clicks(r, by_user[r.user_id]) for r in requests]))
+        assert found.requests == len(requests) > 300
+        assert found.estimates["dr"].low <= worth[name] <= found.estimates["dr"].high, (name, worth[name], found)
+        assert 0.6 < found.supported <= 1.1
+    assert found.estimates["dr"].high < found.earned, "it is another figure than what the log itself earned"
+    assert worth["upside down"] < worth["night"]
+    with pytest.raises(NotEnoughDataError, match="take a later day"):
+        judge(log, night, first_day - timedelta(days=3))
+
+
+def _listed(user: str, body: dict[str, Any]) -> dict[str, Any]:
+    shown = body["items"]
+    return {"user_id": user, "item_ids": [i["item_id"] for i in shown], "scores": [i["score"] for i in shown]}
 
 
 def test_item_rows_are_kept_for_some_seconds_and_evaluated_again_for_another_hour(
