@@ -57,9 +57,9 @@ down:  ## stops the stack and keeps its data; docker compose --profile '*' down 
 logs:  ## what the stack says, one JSON object a line; make logs ARGS="stream fraud"
 	$(COMPOSE) logs --follow --tail 50 $(ARGS)
 
-smoke:  ## payments through every component of the stack, and where each was seen
+smoke:  ## payments through every component of the stack, and where each was seen; PROFILE as for up
 	docker compose --profile smoke run --rm --no-deps smoke smoke --url http://nginx:8080 \
-	  $(if $(filter all,$(PROFILE)),--prometheus http://prometheus:9090)
+	  $(if $(filter all,$(PROFILE)),--prometheus http://prometheus:9090) $(if $(filter recommendation,$(PROFILE)),--lists)
 
 airflow: infra/airflow/.venv/.synced  ## Airflow's environment, apart from the project's
 

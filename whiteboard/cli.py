@@ -218,6 +218,7 @@ def smoke(
     url: Annotated[str, typer.Option(help="of the fraud service, or of what stands in front of it")],
     prometheus: Annotated[str | None, typer.Option(help="its URL [default: not asked]")] = None,
     payments: Annotated[int, typer.Option(min=1)] = 20,
+    lists: Annotated[bool, typer.Option("--lists", help="ask the recommendation service too, at the same URL")] = False,
 ) -> None:
     """Sends payments through every component of a running stack and prints where each was seen; exit code 1 if not."""
     from whiteboard.embedded import connected
@@ -225,7 +226,7 @@ def smoke(
     from whiteboard.smoke import Smoke
 
     console, failed = Console(), False
-    for component, ok, text in Smoke(connected(Settings()), url.rstrip("/"), prometheus, payments).walk():
+    for component, ok, text in Smoke(connected(Settings()), url.rstrip("/"), prometheus, payments, lists).walk():
         mark = "[green]✓[/]" if ok else "[bold red]✗[/]"
         console.print(f"{mark} {component:12}{text}", highlight=False, soft_wrap=True)
         failed |= not ok

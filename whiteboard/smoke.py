@@ -5,6 +5,7 @@
 ✓ features    c-smoke-6f2c… counts 20 payments in the online store (redis)
 ✓ lake        20 payments and 20 decisions in Parquet
 ✓ mlflow      version 1 is champion, run 8d0c…, average_precision 0.93
+✓ lists       10 items for a new user by version 1, impression in partition 1 offset 7, trace smoke-6f2c…
 ✓ prometheus  whiteboard_http_requests_total rose from 1,840 to 1,860; 7 processes are up, none restarts over and over
 """
 
@@ -13,11 +14,13 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from uuid import uuid4
+
+from msgspec import Struct
 
 from whiteboard.errors import WhiteboardError
 from whiteboard.eventlog import EventConsumer
@@ -25,6 +28,7 @@ from whiteboard.featurestore import FeatureStore
 from whiteboard.fraud.events import DECISIONS, SCHEMAS, SYSTEM, TRANSACTIONS, Decision, Transaction
 from whiteboard.fraud.features import online_values
 from whiteboard.lake import Lake, connect
+from whiteboard.recommendation import events as recommendation
 from whiteboard.registry import Registry
 from whiteboard.settings import Settings
 from whiteboard.windows import micros
@@ -43,12 +47,16 @@ class Seen(NamedTuple):
 
 @dataclass
 class Smoke:
-    """One walk. `url` is the fraud service's, `prometheus` Prometheus'; None leaves that stop out."""
+    """One walk. `url` is the fraud service's, `prometheus` Prometheus'; None leaves that stop out.
+
+    With `lists` the recommendation service is asked too, at the same address.
+    """
 
     settings: Settings
     url: str
     prometheus: str | None = None
     payments: int = 20
+    lists: bool = False
 
     def __post_init__(self) -> None:
         self.trace = f"smoke-{uuid4().hex[:12]}"
@@ -64,6 +72,8 @@ class Smoke:
             "lake": self.lake,
             "mlflow": self.mlflow,
         }
+        if self.lists:
+            stops["lists"] = self.recommendations
         if self.prometheus:
             stops["prometheus"] = self.metric
         self._before = self._requests() if self.prometheus else 0.0
@@ -89,19 +99,8 @@ class Smoke:
 
     def kafka(self) -> str:
         """The decisions are in the log, under the trace id that the requests had."""
-        found: dict[str, str] = {}
-        with EventConsumer(self.settings, [DECISIONS], self.trace, SCHEMAS) as consumer:
-
-            def all_read() -> bool:
-                for record in consumer.poll(timeout_s=0.2).records:
-                    if record.trace == self.trace:
-                        where = f"partition {record.partition} offset {record.offset}"
-                        found[record.event.transaction_id] = where
-                return len(found) >= self.payments
-
-            # no pause: a member that does not poll all the time never finishes joining its group
-            self._wait(all_read, f"{self.payments} decisions are in {DECISIONS}", lambda: f"{len(found)} are", 0)
-        return f"{len(found)} decisions in {DECISIONS}, e.g. {found[self._id(0)]}, trace {self.trace}"
+        found = self._in_log(DECISIONS, SCHEMAS, self.payments)
+        return f"{len(found)} decisions in {DECISIONS}, e.g. {found[0]}, trace {self.trace}"
 
     def features(self) -> str:
         """The stream worker has folded the payments into the customer's row in the online store."""
@@ -147,6 +146,15 @@ class Smoke:
             f"average_precision {metrics['average_precision']:.3f}"
         )
 
+    def recommendations(self) -> str:
+        """The second system answers at the same address, and what it showed is in the log under the request's trace."""
+        answer = self._call(f"/v1/recommendations?user_id={self.customer}")
+        if answer["degraded"]:
+            raise AssertionError(f"a degraded list: {answer}")
+        [where] = self._in_log(recommendation.IMPRESSIONS, recommendation.SCHEMAS, 1)
+        by = f"by version {answer['model_version']}"
+        return f"{len(answer['items'])} items for a new user {by}, impression in {where}, trace {self.trace}"
+
     def metric(self) -> str:
         """Prometheus has counted the requests, and sees every process up and none of them dying again and again."""
         requests = 0.0
@@ -176,16 +184,34 @@ class Smoke:
             "terminal_id": f"m-{self.trace}",
             "amount": 10.0 + number,
         }
+        return self._call("/v1/decisions", json.dumps(body).encode())
+
+    def _call(self, path: str, body: bytes | None = None) -> dict[str, Any]:
+        """The answer of a service, to a POST if there is a body."""
         headers = {"content-type": "application/json", "x-request-id": self.trace}
         if key := self.settings.client_key:
             headers["x-api-key"] = key
-        request = urllib.request.Request(f"{self.url}/v1/decisions", json.dumps(body).encode(), headers)
+        request = urllib.request.Request(f"{self.url}{path}", body, headers)
         try:
             with urllib.request.urlopen(request, timeout=10) as response:
                 answer: dict[str, Any] = json.load(response)
         except urllib.error.HTTPError as error:
             raise AssertionError(f"HTTP {error.code}: {error.read().decode(errors='replace')}") from error
         return answer
+
+    def _in_log(self, topic: str, schemas: Mapping[str, type[Struct]], count: int) -> list[str]:
+        """Where in the log the events are that have the walk's trace id, in the order in which they are read."""
+        found: list[str] = []
+        with EventConsumer(self.settings, [topic], self.trace, schemas) as consumer:
+
+            def all_read() -> bool:
+                mine = [record for record in consumer.poll(timeout_s=0.2).records if record.trace == self.trace]
+                found.extend(f"partition {record.partition} offset {record.offset}" for record in mine)
+                return len(found) >= count
+
+            # no pause: a member that does not poll all the time never finishes joining its group
+            self._wait(all_read, f"{count} events are in {topic}", lambda: f"{len(found)} are", 0)
+        return found
 
     def _requests(self) -> float:
         counted = self._ask(f'sum(whiteboard_http_requests_total{{system="{SYSTEM}"}})')
