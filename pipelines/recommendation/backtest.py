@@ -5,6 +5,9 @@
 A validation split inside the training rows decides everything that is to be decided: hyper-parameters, the weights of
 the blend, and whether a LambdaRank re-ranker ships (blending.py, reranker.py). Then all is fitted to the whole training
 part and tested once. All positives count as relevant; lists never hold what the user has in the training part.
+
+A user without training rows is tested like any other: sources that know users by their items give all items the same
+score, so that the blend's order is that of trend and popularity. Of equal scores the lower item code comes first.
 """
 
 import json
