@@ -114,6 +114,7 @@ def up(
     speed: Annotated[float, typer.Option(min=1, help="simulated seconds a second; 288: a day in five minutes")] = 288.0,
     customers: Annotated[int, typer.Option(min=50, help="size of the simulated world; users are twice as many")] = 400,
     workers: Annotated[int, typer.Option(min=1, help="stream workers")] = 1,
+    replicas: Annotated[int, typer.Option(min=1, help="processes of the service behind its port, a core each")] = 1,
     port: Annotated[int | None, typer.Option(help="of the service [default: fraud 8001, recommendation 8002]")] = None,
 ) -> None:
     """Starts broker, stream workers, service and monitor of a system, and keeps them running until Ctrl-C.
@@ -143,7 +144,8 @@ def up(
                 worker = (*of, "--metrics-port", str(metrics))
                 stack.start(f"stream-{number}", "services.stream.worker", *worker, ready=ready)
             live = url_answers(f"{url}/health/live")
-            stack.start(system, f"services.{system}.app", "--port", str(port or PORTS[system]), ready=live)
+            listening = ("--port", str(port or PORTS[system]), "--workers", str(replicas))
+            stack.start(system, f"services.{system}.app", *listening, ready=live)
             stack.start("monitor", "services.monitor.worker", *of, "--metrics-port", str(free_port()))
         if traffic:
             _bootstrap(console, settings, system, customers, None, 7)

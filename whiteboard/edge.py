@@ -16,7 +16,8 @@ from uuid import uuid4
 
 from prometheus_client import Counter, Histogram
 
-from whiteboard.apikeys import Gate
+from whiteboard.admission import Admission
+from whiteboard.apikeys import OPEN, Gate
 from whiteboard.limits import Receive, receive_body
 from whiteboard.problems import PROBLEM, ProblemError, encoded
 
@@ -56,8 +57,11 @@ class Edge:
     `scope["trace"]`, in the answer's `x-request-id`, and from there in Kafka headers and logs.
     """
 
-    def __init__(self, app: App, system: str, gate: Gate, direct: Mapping[tuple[str, str], Handler]) -> None:
+    def __init__(
+        self, app: App, system: str, gate: Gate, admission: Admission, direct: Mapping[tuple[str, str], Handler]
+    ) -> None:
         self._app, self._system, self._gate, self._direct = app, system, gate, direct
+        self._admission = admission
         self._counters: dict[tuple[str, int], Counter] = {}  # looking a label up costs as much as counting
         self._timers: dict[str, Histogram] = {}
 
@@ -69,7 +73,9 @@ class Edge:
         started = time.perf_counter()
         headers = {name: value for name, value in scope["headers"] if name in _WANTED}
         trace = scope["trace"] = _trace(headers)
-        exchange = _Exchange(send, trace)
+        exchange = _Exchange(send, trace, self._admission)
+        self._admission.in_flight += 1
+        under_way = self._admission.in_flight
         handler = self._direct.get((scope["method"], scope["path"]))
         try:
             self._gate.admit(scope["path"], headers.get(b"x-api-key"))
@@ -88,7 +94,11 @@ class Edge:
                 await exchange.reply(problem_reply(bug(error, trace)))
         finally:
             route = scope["path"] if handler is not None else getattr(scope.get("route"), "path", "unmatched")
-            self._count(route, exchange.status or 500, time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            self._admission.in_flight -= 1
+            if scope["path"] not in OPEN:
+                self._admission.answered(seconds, under_way)
+            self._count(route, exchange.status or 500, seconds)
 
     def _count(self, route: str, status: int, seconds: float) -> None:
         counter = self._counters.get((route, status))
@@ -102,16 +112,17 @@ class Edge:
 class _Exchange:
     """One request's trace id, and how far its answer is."""
 
-    __slots__ = ("_send", "_trace", "complete", "status")
+    __slots__ = ("_admission", "_send", "_trace", "complete", "status")
 
-    def __init__(self, send: Send, trace: str) -> None:
-        self._send, self._trace, self.status, self.complete = send, trace.encode(), 0, False
+    def __init__(self, send: Send, trace: str, admission: Admission) -> None:
+        self._send, self._admission, self.status, self.complete = send, admission, 0, False
+        self._trace = (b"x-request-id", trace.encode())
 
     async def send(self, message: Message) -> None:
         """Passes on what the app sends, with the trace id in the answer's head."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message["headers"] = [*message.get("headers", ()), (b"x-request-id", self._trace)]
+            message["headers"] = [*message.get("headers", ()), *self._own_headers()]
         elif not message.get("more_body", False):
             self.complete = True
         await self._send(message)
@@ -121,12 +132,15 @@ class _Exchange:
         headers = [
             (b"content-type", reply.media_type),
             (b"content-length", b"%d" % len(reply.body)),
-            (b"x-request-id", self._trace),
+            *self._own_headers(),
             *reply.headers,
         ]
         await self._send({"type": "http.response.start", "status": reply.status, "headers": headers})
         self.complete = True
         await self._send({"type": "http.response.body", "body": reply.body})
+
+    def _own_headers(self) -> Headers:
+        return (self._trace, _CLOSE) if self._admission.draining else (self._trace,)
 
 
 def problem_reply(error: ProblemError) -> Reply:
@@ -142,6 +156,7 @@ def bug(error: Exception, trace: str) -> ProblemError:
     )
 
 
+_CLOSE = (b"connection", b"close")
 _WANTED = {b"content-length", b"transfer-encoding", b"x-api-key", b"x-request-id", b"traceparent"}
 _GIVEN = re.compile(rb"[!-~]{1,64}")
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context

@@ -4,28 +4,47 @@
 
 Both are answered as problems and end the connection, as does what is no HTTP (400). A request whose head comes in one
 piece, as nearly all do, costs two comparisons.
+
+    503  as many requests are under way as can be answered in time (admission.py), or too many connections are open
+
+Refusing costs a fraction of answering: no task is made and no body is kept. On SIGTERM readiness says so first, answers
+carry `Connection: close` for the drain time, and only then it ends: clients and proxies change over without an error.
 """
 
 import asyncio
+import socket
+import time
+from functools import partial
 from http import HTTPStatus
+from types import FrameType
 from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from whiteboard.admission import LEAST, Admission
 from whiteboard.problems import PROBLEM, encoded
 
 MAX_HEAD_BYTES = 16_384  # a browser with cookies sends some 2,000
 HEAD_TIMEOUT_S = 5.0  # for a connection's first byte, too
 GRACE_S = 10  # for requests under way when the process is asked to stop
+MAX_CONNECTIONS = 900  # many systems allow a process 1,024 open files
 KEEP_ALIVE_S = 75  # above a minute's pause of a client that keeps its connections
 
 
 class LimitedProtocol(HttpToolsProtocol):
     """One connection."""
 
+    def __init__(self, *, admission: Admission | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        self._admission = admission
+        self._shedding = False
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if len(self.connections) > MAX_CONNECTIONS:
+            transport.write(_refusal("too many connections are open; try again", b"connection: close\r\n"))
+            transport.close()
         self._head_bytes = 0
         self._head_open = True
         self._refusal = (400, "what was sent is no HTTP/1.1 request")
@@ -44,7 +63,39 @@ class LimitedProtocol(HttpToolsProtocol):
             self._refusal = (431, f"request line and headers have more than {MAX_HEAD_BYTES} bytes; send less")
             raise ValueError  # ends the parsing, and send_400_response is called
         self._head_open = False
+        if self._refused():
+            self._shed()
+            return
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        if not self._shedding:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if not self._shedding:
+            super().on_message_complete()
+
+    def _refused(self) -> bool:
+        """Whether this request is one too many; one that was sent before the last was answered waits for its turn."""
+        in_turn = self.cycle is None or self.cycle.response_complete
+        self._shedding = (
+            self._admission is not None
+            and in_turn
+            and len(self.tasks) >= LEAST  # nearly always, and nothing more is to be looked at
+            and not self.url.startswith(_NEVER_SHED)
+            and self._admission.full(len(self.tasks))
+        )
+        return self._shedding
+
+    def _shed(self) -> None:
+        closing = not self.parser.should_keep_alive() or (self._admission is not None and self._admission.draining)
+        self.transport.write(_BUSY_CLOSE if closing else _BUSY)
+        if closing:
+            self.transport.close()
+            return
+        self._unset_keepalive_if_required()
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def data_received(self, data: bytes) -> None:
         self._head_bytes += len(data)  # an upper bound: a body may be among it
@@ -85,6 +136,49 @@ class LimitedProtocol(HttpToolsProtocol):
             self._timer = None
 
 
+def _refusal(detail: str, *more: bytes) -> bytes:
+    body = encoded(503, detail)
+    head = f"HTTP/1.1 503 Service Unavailable\r\ncontent-type: {PROBLEM}\r\nretry-after: 1\r\n"
+    return head.encode() + b"".join(more) + b"content-length: %d\r\n\r\n" % len(body) + body
+
+
+_BUSY = _refusal("as many requests are under way as can be answered in time; try again")
+_BUSY_CLOSE = _refusal("as many requests are under way as can be answered in time; try again", b"connection: close\r\n")
+_NEVER_SHED = (b"/health/", b"/metrics")  # who looks after an overloaded process must not be sent away by it
+
+
+class DrainingServer(uvicorn.Server):
+    """Ends some time after it is asked to: `drain_s`, or as soon as no connection is open.
+
+    A `shared` first listener is closed at once, since other processes go on accepting from it; else who comes
+    meanwhile would be refused.
+    """
+
+    def __init__(self, config: uvicorn.Config, admission: Admission, drain_s: float, shared: bool) -> None:
+        super().__init__(config)
+        self._admission, self._drain_s, self._shared = admission, drain_s, shared
+        self._ends_at: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal begins to drain, a second one ends it now."""
+        if self._admission.draining:
+            super().handle_exit(sig, frame)
+            return
+        self._admission.draining = True
+        self._captured_signals.append(sig)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Looks, ten times a second, whether it is time to end."""
+        if self._admission.draining and not self.should_exit:
+            now = time.monotonic()
+            if self._ends_at is None:
+                self._ends_at = now + self._drain_s
+                for server in self.servers[:1] if self._shared else ():
+                    server.close()
+            self.should_exit = now >= self._ends_at or not self.server_state.connections
+        return await super().on_tick(counter)
+
+
 OPTIONS: dict[str, Any] = {
     "http": LimitedProtocol,
     "ws": "none",
@@ -96,6 +190,16 @@ OPTIONS: dict[str, Any] = {
 }
 
 
-def serve(app: Any, host: str, port: int, **options: Any) -> None:
-    """Serves `app` until SIGTERM, then answers what it has accepted; `options` go to uvicorn."""
-    uvicorn.run(app, host=host, port=port, **OPTIONS | options)
+def serve(app: Any, host: str, port: int, *, drain_s: float = 0.0, shared_fd: int | None = None) -> None:
+    """Serves `app`, a WebApp, until SIGTERM; drains, and answers what it has accepted.
+
+    With `shared_fd`, a listening socket of several processes (workers.py), it serves that one too.
+    """
+    admission: Admission = app.admission
+    http = partial(LimitedProtocol, admission=admission)
+    config = uvicorn.Config(app, host=host, port=port, **OPTIONS | {"http": http})
+    server = DrainingServer(config, admission, drain_s, shared_fd is not None)
+    if shared_fd is None:
+        server.run()
+        return
+    server.run([socket.socket(fileno=shared_fd), config.bind_socket()])

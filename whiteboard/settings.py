@@ -52,6 +52,12 @@ class Settings(BaseSettings):
         0.05, ge=0, lt=1, description="share of would-be declines that go to review instead, so that labels still come"
     )
 
+    deadline_ms: float = Field(
+        100.0, gt=0, description="within which a service answers, with what it has by then; half of it bounds the load"
+    )
+    drain_s: float = Field(
+        2.0, ge=0, le=60, description="how long a service that is to end goes on, so that clients change over"
+    )
     max_clock_skew_s: float = Field(
         300.0, ge=0, description="how far ahead of a service's clock an event may be dated; later ones are refused"
     )

@@ -17,6 +17,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
+from whiteboard.admission import Admission
 from whiteboard.apidoc import described
 from whiteboard.apikeys import Gate
 from whiteboard.edge import Edge, Handler, bug
@@ -37,12 +38,13 @@ class WebApp(FastAPI):
         super().__init__(**options)
         self._system = system
         self._gate = Gate(settings)
+        self.admission = Admission(system, settings.deadline_ms / 2000)
         self._handlers: dict[tuple[str, str], Handler] = {}
         self.openapi = described(self, self._gate)  # type: ignore[method-assign]
 
     def build_middleware_stack(self) -> Any:
         """The Edge, and behind it the layers of FastAPI."""
-        return Edge(super().build_middleware_stack(), self._system, self._gate, self._handlers)
+        return Edge(super().build_middleware_stack(), self._system, self._gate, self.admission, self._handlers)
 
     def direct(self, path: str, **options: Any) -> Callable[[Handler], Handler]:
         """Has the decorated handler serve POST requests to `path` at the edge; `options` are what FastAPI documents."""
@@ -79,6 +81,8 @@ def create_app(system: str, title: str, ready: Readiness, *, settings: Settings,
     @app.get("/health/ready", tags=["operations"], responses=problems({503: "names what is missing"}))
     async def readiness() -> Response:
         """Every dependency is there; 503 with the missing ones if not."""
+        if app.admission.draining:
+            return problem(503, "this process is about to end; ask another one", {"Retry-After": "1"})
         if missing := dict(ready()):
             return problem(503, f"not ready: {', '.join(missing)}", {"Retry-After": "1"}, missing=missing)
         return Response(b'{"status":"ready"}', media_type="application/json")

@@ -42,6 +42,7 @@ from whiteboard.recommendation.routes import BATCH_VIEW, ITEM_VIEW, USER_VIEW
 from whiteboard.registry import CHALLENGER, CHAMPION, Registry
 from whiteboard.settings import Settings
 from whiteboard.webapi import create_app, taking, validated
+from whiteboard.workers import become_supervisor, end_with_supervisor
 
 MOST = 50  # items of a list
 SWITCH_S = 0.0005  # a request changes threads a few times; by default each time waits up to 5 ms for the background's
@@ -145,12 +146,18 @@ _PROBLEMS = {
 def main(
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="port to listen on")] = 8002,
+    workers: Annotated[int, typer.Option(min=1, help="processes behind the port, a core each")] = 1,
+    shared_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Serves until SIGTERM, then answers what it has accepted and sends what waits for the event log."""
+    if workers > 1:
+        become_supervisor("services.recommendation.app", host, port, workers)
+    if shared_fd is not None:
+        end_with_supervisor()
     settings = Settings()
     configure_logging(SYSTEM, pseudonyms(settings))
     sys.setswitchinterval(SWITCH_S)
-    serve(build(bootstrap(settings)), host, port)
+    serve(build(bootstrap(settings)), host, port, drain_s=settings.drain_s, shared_fd=shared_fd)
 
 
 if __name__ == "__main__":

@@ -243,7 +243,7 @@ def test_a_stopping_service_has_time_for_what_it_still_owes() -> None:
     pod = templates(the(rendered("production"), "Deployment", "fraud"))[-1]["spec"]
     unlisted_s = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
     outbox_s = inspect.signature(Outbox.close).parameters["timeout_s"].default
-    assert pod["terminationGracePeriodSeconds"] > unlisted_s + GRACE_S + outbox_s
+    assert pod["terminationGracePeriodSeconds"] > unlisted_s + Settings().drain_s + GRACE_S + outbox_s
 
 
 def test_the_service_scales_on_a_metric_that_it_exports() -> None:
