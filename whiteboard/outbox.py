@@ -15,8 +15,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from typing import TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -24,9 +25,21 @@ from prometheus_client import Counter, Gauge
 
 from whiteboard.errors import EventError
 from whiteboard.settings import Settings
-from whiteboard.spool import SEGMENT_BYTES, Checkpoint, Envelope, Letter, Spool, checkpoint, waiting_bytes
+from whiteboard.spool import (
+    SEGMENT_BYTES,
+    Checkpoint,
+    Envelope,
+    Letter,
+    Spool,
+    checkpoint,
+    letters,
+    segments,
+    waiting_bytes,
+)
 
 log = logging.getLogger("whiteboard")
+
+S = TypeVar("S", bound=Struct)
 
 LOST = Counter("whiteboard_outbox_lost", "events that can never be written to the event log", ["topic"])
 REFUSED = Counter(
@@ -133,6 +146,18 @@ class Outbox:
             self._point = checkpoint(self._spool.folder) or Checkpoint()
             self._look()
         return self._spool
+
+    def kept(self, topic: str, kind: type[S]) -> Iterator[S]:
+        """The events of `topic` that the spools of this name still hold, oldest first in each: what no lake has yet.
+
+        Those of other replicas are among them, dead or alive.
+        """
+        decode = msgspec.json.Decoder(kind).decode
+        for folder in sorted(self._settings.spool_dir.glob(f"{self._name}-*")):
+            for segment in segments(folder):
+                with suppress(FileNotFoundError):  # by now the lake has it
+                    for _, letter in letters(segment):
+                        yield from (decode(event.value) for event in letter.events if event.topic == topic)
 
     @property
     def waiting(self) -> int:

@@ -16,7 +16,7 @@ A payment is decided once: a retry gets the answer of the first time, also while
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -80,6 +80,9 @@ class FraudService:
         """Takes up what was decided before, and everything that is there; the rest is found by `refresh`."""
         self.outbox.start()
         for transaction, body in recent_answers(Lake(self.settings.lake_dir), REMEMBERED):
+            self._answered.put(transaction.transaction_id, (transaction, body))
+        for decision in self.outbox.kept(DECISIONS, Decision):  # which the lake may not have yet
+            transaction, body = _answer(msgspec.structs.asdict(decision))
             self._answered.put(transaction.transaction_id, (transaction, body))
         self.refresh()
 
@@ -193,5 +196,10 @@ def recent_answers(lake: Lake, limit: int) -> Iterator[tuple[Transaction, bytes]
     for values in reversed(connect().sql(f"{newest} ORDER BY created_timestamp DESC LIMIT {limit}").fetchall()):
         row: dict[str, Any] = dict(zip(fields, values, strict=True))
         row["reasons"] = msgspec.json.decode(row["reasons"] or "[]")
-        transaction = Transaction(**{name: row[name] for name in Transaction.__struct_fields__})
-        yield transaction, msgspec.json.encode({name: row[name] for name in ANSWERED})
+        yield _answer(row)
+
+
+def _answer(row: Mapping[str, Any]) -> tuple[Transaction, bytes]:
+    """The payment that a decision was about, and the body of its answer."""
+    transaction = Transaction(**{name: row[name] for name in Transaction.__struct_fields__})
+    return transaction, msgspec.json.encode({name: row[name] for name in ANSWERED})

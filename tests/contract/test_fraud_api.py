@@ -313,6 +313,17 @@ def test_a_retry_gets_the_same_bytes_and_counts_once(api: Api, wait_until: WaitU
     assert [event.transaction_id for _, event, _, _ in api.log.events] == ["t-000017"] * 2 + ["t-2"] * 2
 
 
+def test_a_service_that_was_killed_knows_from_its_spool_what_it_answered(api: Api, tmp_path: Path) -> None:
+    first = api.decide(amount=200)
+    api.service.outbox.close()
+    successor = Api(tmp_path)
+    successor.service.start()
+    retry = successor.decide(amount=200)
+    assert (retry.content, retry.headers["idempotent-replayed"]) == (first.content, "true")
+    assert successor.decide(amount=201).status_code == 409
+    successor.service.close()
+
+
 def test_a_payment_whose_events_cannot_be_kept_is_refused_and_the_retry_is_decided_anew(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:

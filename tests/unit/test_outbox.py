@@ -164,6 +164,17 @@ def test_losses_are_counted_once_each_and_not_again_by_the_next_service(desk: De
     assert metric("whiteboard_outbox_lost_total", topic=D) == before + 3
 
 
+def test_what_spools_of_the_name_still_hold_can_be_asked_for(desk: Desk) -> None:
+    desk.put(1)
+    other = Desk(desk.settings.home)
+    other.put(2)
+    desk.put(3)
+    assert [event.number for event in desk.outbox.kept(D, Decision)] == [1, 3, 2]
+    another = Outbox(desk.settings, "another", SCHEMAS, forwarder=False)
+    assert not list(another.kept(D, Decision))
+    other.outbox.close()
+
+
 def test_a_closed_outbox_takes_nothing(desk: Desk) -> None:
     assert desk.put(1)
     desk.outbox.close()
