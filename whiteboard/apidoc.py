@@ -14,6 +14,7 @@ from whiteboard.apikeys import HEADER, OPEN, Gate
 from whiteboard.problems import problems
 
 SCHEME = "apiKey"
+REF = "#/components/schemas/{model}"
 ANYWHERE = problems(
     {
         400: "the request cannot be read, or its connection ended half-way",
@@ -49,13 +50,17 @@ def _completed(document: dict[str, Any], *, keyed: bool) -> dict[str, Any]:
     }
     for path, operations in document["paths"].items():
         for operation in operations.values():
-            _complete(operation, keyed and path not in OPEN)
+            _complete(operation, keyed and path not in OPEN, components.setdefault("schemas", {}))
     return document
 
 
-def _complete(operation: dict[str, Any], keyed: bool) -> None:
+def _complete(operation: dict[str, Any], keyed: bool, schemas: dict[str, Any]) -> None:
     added = ANYWHERE | (WITH_KEY if keyed else {}) | (WITH_BODY if "requestBody" in operation else {})
     responses = operation["responses"]
+    for content in (
+        operation.get("requestBody", {}).get("content", {}).values()
+    ):  # of `taking`: what its model is made of
+        schemas |= content["schema"].pop("$defs", {})
     if "application/json" in responses.get("422", {}).get("content", {}):
         responses["422"] = problems({422: "a parameter is missing, of the wrong type or out of range"})[422]
     for status, response in added.items():

@@ -73,7 +73,9 @@ class EventConsumer:
     ) -> None:
         self._settings, self._schemas, self._group = settings, schemas, group
         table = {topic: TOPICS.get(topic, Topic(topic, key="")) for topic in topics}
-        self._decode = {t: RecordDecoder(t, schemas, row.schemas, row.key).decode for t, row in table.items()}
+        self._decode = {
+            t: RecordDecoder(t, schemas, row.schemas, row.key, row.origins).decode for t, row in table.items()
+        }
         self._dead_letters: EventProducer | None = None
         with reaching(settings):
             self._consumer = KafkaConsumer(
@@ -231,4 +233,4 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
 
 def _origin(raw: Any, reason: str) -> dict[str, bytes]:
     where = {"topic": raw.topic, "partition": str(raw.partition), "offset": str(raw.offset), "reason": reason}
-    return {**dict(raw.headers), **{name: text.encode() for name, text in where.items()}}
+    return {**dict(raw.headers), **{name: text.encode(errors="replace") for name, text in where.items()}}

@@ -17,11 +17,19 @@ def _text(value: object) -> object:
     return value
 
 
-def _not_in_the_future(value: datetime, info: ValidationInfo) -> datetime:
-    if value.timestamp() > time.time() + (info.context or {}).get("max_clock_skew_s", MAX_CLOCK_SKEW_S):
+def _plausible(value: datetime, info: ValidationInfo) -> datetime:
+    seconds = value.timestamp()
+    if seconds < 0:
+        raise ValueError("the time lies before 1970; send when it happened, and check the sender's clock")
+    if seconds > time.time() + (info.context or {}).get("max_clock_skew_s", MAX_CLOCK_SKEW_S):
         raise ValueError("the time lies in the future; send when it happened, and check the sender's clock")
     return value
 
 
+def _whole(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value  # in JSON 3.0 is an integer too
+
+
 Identifier = Annotated[str, Field(strict=True, min_length=1, max_length=64)]
-Moment = Annotated[AwareDatetime, BeforeValidator(_text), AfterValidator(_not_in_the_future)]
+Moment = Annotated[AwareDatetime, BeforeValidator(_text), AfterValidator(_plausible)]
+Whole = Annotated[int, BeforeValidator(_whole), Field(strict=True)]

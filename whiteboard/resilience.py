@@ -217,5 +217,11 @@ class Recent(Generic[K, V]):
         """The value put last under `key`, None if there is none any more."""
         return self._values.get(key)
 
+    def drop(self, where: Callable[[V], bool] = lambda _: True) -> None:
+        """Forgets the values for which `where` is true; all of them by default. May be called by any thread."""
+        for key, value in list(self._values.items()):
+            if where(value):
+                self._values.pop(key, None)
+
     def __len__(self) -> int:
         return len(self._values)

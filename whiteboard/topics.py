@@ -39,6 +39,7 @@ class Topic:
     partitions: int | None = None  # None: as many as the settings say
     retention_ms: int = KEEP
     cleanup_policy: str = "delete"
+    origins: tuple[str, ...] = ()  # of a re-keyed topic, by schema: the topic whose events it holds once more
 
 
 _TRANSACTION, _LABEL = "fraud.transaction.v1", "fraud.label.v1"
@@ -47,14 +48,21 @@ TOPICS: dict[str, Topic] = {
     topic.name: topic
     for topic in (
         Topic("fraud.transactions", "customer_id", (_TRANSACTION,)),
-        Topic("fraud.transactions-by-terminal", "terminal_id", (_TRANSACTION, _LABEL)),
+        Topic(
+            "fraud.transactions-by-terminal",
+            "terminal_id",
+            (_TRANSACTION, _LABEL),
+            origins=("fraud.transactions", "fraud.labels"),
+        ),
         Topic("fraud.decisions", "customer_id", ("fraud.decision.v1",)),
         Topic("fraud.labels", "customer_id", (_LABEL,)),
         Topic("fraud.alerts", "kind", ("fraud.alert.v1",), partitions=1),
         Topic("fraud.dead-letters", "", partitions=1),  # one partition: they are few, and replayed in order
         Topic("recommendation.items", "item_id", ("recommendation.item.v1",)),
         Topic("recommendation.interactions", "user_id", (_INTERACTION,)),
-        Topic("recommendation.interactions-by-item", "item_id", (_INTERACTION,)),
+        Topic(
+            "recommendation.interactions-by-item", "item_id", (_INTERACTION,), origins=("recommendation.interactions",)
+        ),
         Topic("recommendation.impressions", "user_id", ("recommendation.impression.v1",)),
         Topic("recommendation.exposures", "unit_id", ("recommendation.exposure.v1",)),
         Topic("recommendation.alerts", "kind", ("recommendation.alert.v1",), partitions=1),

@@ -23,9 +23,11 @@ import msgspec
 
 from services.fraud.schemas import DecisionOut
 from services.fraud.scoring import HOP_SECONDS, Rows, score
+from whiteboard.erasures import Erasures
 from whiteboard.errors import DependencyError, FeatureStoreError, LateEventError
-from whiteboard.fraud.events import DECISIONS, TRANSACTIONS, Decision, Transaction
+from whiteboard.fraud.events import DECISIONS, SYSTEM, TRANSACTIONS, Decision, Transaction
 from whiteboard.fraud.model import FraudModel
+from whiteboard.fraud.privacy import CUSTOMER
 from whiteboard.fraud.routes import CUSTOMER_VIEW, TERMINAL_VIEW
 from whiteboard.hotswap import HotSwap
 from whiteboard.lake import Lake, connect
@@ -74,6 +76,7 @@ class FraudService:
         self._store = Guard("feature store", self._ask, deadline_s=max(settings.deadline_ms / 1000 - SCORING_S, 0.001))
         self._rows: Recent[Key, bytes | None] = Recent(CACHED_ROWS)
         self._answered: Recent[str, tuple[Transaction, bytes]] = Recent(REMEMBERED)
+        self._erasures = Erasures(settings, SYSTEM, CUSTOMER)
         self._under_way: dict[str, tuple[Transaction, asyncio.Task[Answer]]] = {}
 
     def start(self) -> None:
@@ -87,13 +90,16 @@ class FraudService:
         self.refresh()
 
     def refresh(self) -> None:
-        """Connects to a store that was missing, and follows the registry."""
+        """Connects to a store that was missing; follows the registry, and erasures."""
         if self._read is None:
             try:
                 self._read = self._connect()
             except FeatureStoreError as error:
                 self._store_problem = str(error)
         self.models.refresh()
+        if self._erasures.refresh():  # what was read before may be an erased customer's
+            self._rows.drop()
+            self._answered.drop(lambda known: self._erasures.covers(known[0]))
 
     async def follow(self) -> None:
         """Refreshes for ever, off the event loop."""

@@ -23,6 +23,7 @@ import pandas as pd
 from prometheus_client import Counter, Histogram
 
 from services.recommendation.schemas import InteractionIn
+from whiteboard.erasures import Erasures
 from whiteboard.errors import DependencyError, ExperimentError, FeatureStoreError, LakeError, LateEventError
 from whiteboard.events import Exposure
 from whiteboard.experiment import Experiments
@@ -42,6 +43,7 @@ from whiteboard.recommendation.events import (
 )
 from whiteboard.recommendation.features import USER_FOLD, UserValues, user_values, watermark
 from whiteboard.recommendation.model import RecommendationModel
+from whiteboard.recommendation.privacy import USER
 from whiteboard.recommendation.ranking import POLICIES, RANKERS, Chosen, answered
 from whiteboard.recommendation.routes import BATCH_VIEW, ITEM_VIEW, USER_VIEW
 from whiteboard.recommendation.snapshot import Items, Snapshot
@@ -112,6 +114,7 @@ class RecommendationService:
         self._store_problem = ""
         self._store = Guard("feature store", self._ask, deadline_s=READ_SHARE * settings.deadline_ms / 1000)
         self._users: Recent[str, UserRows] = Recent(CACHED_ROWS)
+        self._erasures = Erasures(settings, SYSTEM, USER)
         self._seen: Recent[str, bool] = Recent(REMEMBERED)
         self._exposed: Recent[tuple[str, str], bool] = Recent(REMEMBERED)
         self._catalogue = pd.DataFrame(columns=["item_id", "title", "categories", "price", "event_timestamp"])
@@ -133,6 +136,8 @@ class RecommendationService:
             except FeatureStoreError as error:
                 self._store_problem = str(error)
         self.models.refresh()
+        if self._erasures.refresh():  # what was read before may be an erased user's
+            self._users.drop()
         try:
             self.experiments = Experiments.of(self.settings, SYSTEM)
         except ExperimentError as error:  # what ran goes on running

@@ -194,11 +194,7 @@ class StreamWorker:
 
     def _source(self, record: Record) -> tuple[str, int, int, int]:
         """Where the event was first written: a re-keyed record says so in its headers."""
-        source = record.headers.get("source")
-        if source is None:
-            return record.topic, self._epochs[record.topic], record.partition, record.offset
-        topic, epoch, partition, offset = source.decode().split("/")
-        return topic, int(epoch), int(partition), int(offset)
+        return record.source or (record.topic, self._epochs[record.topic], record.partition, record.offset)
 
     def _rekey(self, source: str, records: list[Record]) -> None:
         topic, field = self._routes.rekeyed[source]

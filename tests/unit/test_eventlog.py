@@ -37,7 +37,7 @@ def record(
 
 def decode(raw: Any) -> Record:
     row = TOPICS[raw.topic]
-    return RecordDecoder(row.name, SCHEMAS, row.schemas, row.key).decode(raw)
+    return RecordDecoder(row.name, SCHEMAS, row.schemas, row.key, row.origins).decode(raw)
 
 
 def with_amount(text: str) -> bytes:

@@ -22,6 +22,8 @@ ALERTS = "recommendation.alerts"
 
 Position = Annotated[int, Meta(ge=1, le=1_000)]
 Price = Annotated[float, Meta(ge=0, le=1_000_000)]
+Value = Annotated[float, Meta(ge=-1_000_000, le=1_000_000)]
+Count = Annotated[int, Meta(ge=0, le=1_000_000_000)]
 Category = Annotated[str, Meta(min_length=1, max_length=64)]
 EventType = Literal["view", "click", "purchase", "rating"]
 NO_CATEGORY = "other"  # of an item whose catalogue entry names none
@@ -48,7 +50,7 @@ class Interaction(Event, frozen=True, kw_only=True):
     user_id: Identifier
     item_id: Identifier
     event_type: EventType
-    value: float | None = None
+    value: Value | None = None
     category: Category = NO_CATEGORY
     request_id: Identifier | None = None
     position: Position | None = None
@@ -84,7 +86,7 @@ class Impression(Event, frozen=True, kw_only=True):
     user_id: Identifier
     items: list[Shown]
     recent: list[str] = []
-    candidates: int
+    candidates: Count
     model_version: str
     experiment: str | None = None
     arm: str | None = None
