@@ -22,7 +22,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 PROFILE ?= all
 COMPOSE := docker compose $(addprefix --profile ,$(PROFILE))
 
-.PHONY: help install demo test check bench up down logs smoke airflow clean distclean
+.PHONY: help install demo test check bench up down logs smoke airflow sbom clean distclean
 
 help:  ## what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -63,8 +63,12 @@ smoke:  ## payments through every component of the stack, and where each was see
 
 airflow: infra/airflow/.venv/.synced  ## Airflow's environment, apart from the project's
 
+SBOM ?= sbom.json
+sbom: | $(filter .uv/bin/uv,$(UV))  ## what is locked, with hashes, as CycloneDX 1.5 in sbom.json
+	$(UV) export --frozen --quiet --all-extras --all-groups --format cyclonedx1.5 --output-file $(SBOM) 2>/dev/null
+
 clean:  ## removes what running leaves behind: state, reports, caches
-	rm -rf .whiteboard report dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
+	rm -rf .whiteboard report dist sbom.json .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
 	find . -name __pycache__ -type d -not -path './.venv/*' -not -path './.uv/*' -prune -exec rm -rf {} +
 
 distclean: clean  ## clean, and the environment and the local uv too

@@ -32,4 +32,4 @@ def _whole(value: object) -> object:
 
 Identifier = Annotated[str, Field(strict=True, min_length=1, max_length=64)]
 Moment = Annotated[AwareDatetime, BeforeValidator(_text), AfterValidator(_plausible)]
-Whole = Annotated[int, BeforeValidator(_whole), Field(strict=True)]
+WHOLE = BeforeValidator(_whole)  # goes last into an Annotated[int, …]

@@ -13,22 +13,29 @@ MANIFEST = "manifest.json"
 
 def write_manifest(directory: Path) -> str:
     """Writes manifest.json, {file: sha256}, for all files in `directory`; returns the manifest's own sha256."""
-    files = sorted(p for p in directory.rglob("*") if p.is_file() and p.name != MANIFEST)
-    text = json.dumps({str(p.relative_to(directory)): sha256(p.read_bytes()).hexdigest() for p in files}, indent=1)
+    text = json.dumps(
+        {name: sha256((directory / name).read_bytes()).hexdigest() for name in _files(directory)}, indent=1
+    )
     write_atomically(directory / MANIFEST, text)
     return sha256(text.encode()).hexdigest()
 
 
 def intact(directory: Path, digest: str) -> bool:
-    """True if the folder holds exactly the bytes that `digest` stands for."""
+    """True if the folder holds exactly the bytes that `digest` stands for: no file more, less, or changed."""
     try:
         text = (directory / MANIFEST).read_bytes()
-        return sha256(text).hexdigest() == digest and all(
-            sha256((directory / name).read_bytes()).hexdigest() == expected
-            for name, expected in json.loads(text).items()
+        if sha256(text).hexdigest() != digest:
+            return False
+        expected = json.loads(text)
+        return _files(directory) == sorted(expected) and all(
+            sha256((directory / name).read_bytes()).hexdigest() == expected[name] for name in expected
         )
     except OSError:
         return False
+
+
+def _files(directory: Path) -> list[str]:
+    return sorted(str(p.relative_to(directory)) for p in directory.rglob("*") if p.is_file() and p.name != MANIFEST)
 
 
 def write_atomically(path: Path, text: str) -> None:

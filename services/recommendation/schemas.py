@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
-from whiteboard.fields import Identifier, Moment, Whole
+from whiteboard.fields import WHOLE, Identifier, Moment
 
 INTERACTION: JsonDict = {
     "interaction_id": "x-000017",
@@ -36,7 +36,7 @@ class InteractionIn(BaseModel):
         None, description="the price paid for a purchase, the stars of a rating"
     )
     request_id: Identifier | None = Field(None, description="of the recommendations that led to it")
-    position: Annotated[Whole, Field(ge=1, le=1_000)] | None = Field(None, description="1 is the top")
+    position: Annotated[int, Field(strict=True, ge=1, le=1_000), WHOLE] | None = Field(None, description="1 is the top")
 
 
 class InteractionsIn(BaseModel):

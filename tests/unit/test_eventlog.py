@@ -122,8 +122,13 @@ def test_an_event_of_another_kind_is_refused_by_the_topic_that_does_not_accept_i
     )
     headers = (("schema", b"fraud.label.v1"),)
     value = msgspec.json.encode(label)
-    by_terminal = record(value, key=b"m-1", headers=headers, topic=TRANSACTIONS_BY_TERMINAL)
-    assert decode(by_terminal).event == label
+    rekeyed = (*headers, ("source", b"fraud.labels/0/3/17"))
+    by_terminal = decode(record(value, key=b"m-1", headers=rekeyed, topic=TRANSACTIONS_BY_TERMINAL))
+    assert (by_terminal.event, by_terminal.source) == (label, ("fraud.labels", 0, 3, 17))
+    for source in (None, b"fraud.transactions/0/3/17", b"fraud.labels/0/3", b"fraud.labels/0/-3/17"):
+        unsure = (*headers, ("source", source)) if source else headers
+        with pytest.raises(EventError, match=r"source .* is not fraud.labels/epoch/partition/offset"):
+            decode(record(value, key=b"m-1", headers=unsure, topic=TRANSACTIONS_BY_TERMINAL))
     with pytest.raises(EventError, match=r"'fraud.label.v1' is none that fraud.transactions accepts"):
         decode(record(value, headers=headers))
 

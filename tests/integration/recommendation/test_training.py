@@ -21,6 +21,7 @@ from tests.integration.recommendation.history import lived_in
 from whiteboard.distributed import workers
 from whiteboard.errors import ModelError, NotEnoughDataError
 from whiteboard.featurestore import FeatureStore
+from whiteboard.manifest import intact
 from whiteboard.promotion import Verdict
 from whiteboard.recommendation.candidates import RetrievalConfig
 from whiteboard.recommendation.events import INTERACTIONS, Interaction
@@ -170,6 +171,33 @@ def test_a_registered_version_scores_as_the_trained_one_also_as_a_pyfunc(
     assert loaded.policy == CONFIG.policy and loaded.bias == registered.trained.model.bias
     pyfunc = mlflow.pyfunc.load_model(registered.ref.source)
     assert np.array_equal(pyfunc.predict(dataset.frame[list(FEATURES)].head(50)), loaded.rank(matrix[:50]))
+
+
+def test_a_version_with_a_byte_changed_in_any_of_its_files_is_not_loaded(
+    lived: tuple[Settings, World], registered: Registered
+) -> None:
+    """Trees, factors, index and holdout alike: the copy is fetched anew; where the store was changed too, refused."""
+    registry, ref = Registry(lived[0]), registered.ref
+    folder = registry.download(ref)
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert {".npz", ".json", ".parquet", ".txt"} <= {path.suffix for path in files}, files
+    for path in files:
+        original = path.read_bytes()
+        at = len(original) // 2
+        path.write_bytes(original[:at] + bytes([original[at] ^ 1]) + original[at + 1 :])
+        assert not intact(folder, ref.digest), path
+        path.write_bytes(original)
+    (folder / "more.txt").write_text("not registered")
+    assert not intact(folder, ref.digest)
+    assert not (registry.download(ref) / "more.txt").exists()
+    stored = next((lived[0].mlflow_dir / "artifacts").rglob("*.npz"))
+    original = stored.read_bytes()
+    stored.write_bytes(original[:-1] + bytes([original[-1] ^ 1]))
+    (folder / "model.json").write_text("{}")
+    with pytest.raises(ModelError, match="not those that were registered"):
+        registry.download(ref)
+    stored.write_bytes(original)
+    assert intact(registry.download(ref), ref.digest)
 
 
 def test_a_ranker_that_has_learnt_nothing_is_refused(
