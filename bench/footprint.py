@@ -4,12 +4,11 @@
     .venv/bin/python -m bench.footprint --home /tmp/footprint
 
 Bytes of an event in Kafka (alone, and in a full batch) and in the lake (by rows a file), and of an entity's row in the
-online store, from the demo's newest events. Then the lake's listing by the number of its commits, and the point-in-time
-features of training sets by the number of payments.
+online store, from the demo's newest events. Then the lake's listing by the number of its commits. (What training sets
+take: bench/offline.py.)
 """
 
 import json
-import resource
 import tempfile
 import time
 from collections.abc import Callable
@@ -18,7 +17,6 @@ from typing import Annotated
 from uuid import uuid4
 
 import msgspec
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import typer
@@ -26,12 +24,10 @@ from kafka.record.memory_records import MemoryRecordsBuilder
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.fraud.backtest import with_features
 from whiteboard.eventlog import BATCH_BYTES
 from whiteboard.events import Event
 from whiteboard.featurestore import FeatureStore
 from whiteboard.fraud.events import DECISIONS, LABELS, TRANSACTIONS, Decision, Label, Transaction
-from whiteboard.fraud.world import WorldConfig, simulate
 from whiteboard.lake import Lake, connect
 from whiteboard.settings import Settings
 
@@ -118,18 +114,6 @@ def listing(lake: Lake) -> Table:
     return table
 
 
-def offline() -> Table:
-    """CPU time and memory of the SQL that makes training sets, over more and more days of the same cards."""
-    table = Table("payments", "CPU s", "payments by CPU s", "peak MB", title="point-in-time features, DuckDB")
-    world = simulate(WorldConfig(customers=4_000, terminals=8_000, days=60)).transactions
-    for count in (50_000, 100_000, 200_000, 400_000):
-        part: pd.DataFrame = world[:count].assign(weight=1.0, thinned=True)
-        seconds = cpu_ms(lambda: with_features(part, part)) / 1000  # noqa: B023
-        peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
-        table.add_row(f"{len(part):,}", f"{seconds:.1f}", f"{len(part) / seconds:,.0f}", f"{peak_mb:,.0f}")
-    return table
-
-
 def cpu_ms(work: Callable[[], object]) -> float:
     """The CPU time of all threads that `work` took; unlike wall time it hardly minds what else is running."""
     began = time.process_time()
@@ -141,7 +125,7 @@ def main(home: Annotated[Path, typer.Option(exists=True, file_okay=False, help="
     """Prints the tables."""
     settings, console = Settings(home=home), Console()
     lake = Lake(settings.lake_dir)
-    for table in (events(lake), rows(settings, lake), listing(lake), offline()):
+    for table in (events(lake), rows(settings, lake), listing(lake)):
         console.print(table)
 
 

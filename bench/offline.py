@@ -82,7 +82,7 @@ def run(home: Path, engine: str, master: str, part: Part) -> dict[str, Any]:
         labelled_rows(connection, *(lake.relation(*topic) for topic in topics), pd.Timestamp.now("UTC"))
         with executor(settings, connection) as running:
             began = time.perf_counter()
-            write_features(running, lake, home / f"{engine}.parquet")
+            write_features(connection, running, lake, home / f"{engine}.parquet")
             seconds = time.perf_counter() - began
         rows = connection.table("training_rows").count("*").fetchall()[0][0]
     return {"rows": rows, "seconds": seconds}

@@ -8,6 +8,7 @@ REQUIRE_EVERYTHING=1 pytest                fails where a test would be skipped: 
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
@@ -86,7 +87,7 @@ class OfflineEngine:
             for name, frame in tables.items():
                 connection.register(name, frame)
                 engine.table(name)
-            engine.write(sql(engine.dialect), found)
+            engine.write([sql(engine.dialect)], found)
         return pd.read_parquet(found)
 
     def settings(self, kind: Any, **others: Any) -> Any:
@@ -111,6 +112,13 @@ def spark_session(missing: Callable[[str], NoReturn]) -> Iterator[None]:
     }
     with spark("local[1]", small):
         yield
+
+
+@pytest.fixture(scope="session")
+def dask(missing: Callable[[str], NoReturn]) -> None:
+    """The test needs the extra `dask`."""
+    if find_spec("distributed") is None:
+        missing("distributed, which is not installed: `uv sync --extra dask`")
 
 
 @pytest.fixture(params=["duckdb", "spark"])

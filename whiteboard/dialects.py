@@ -89,6 +89,7 @@ SPARK: Dialect = _Spark(
         "epoch_us(": "unix_micros(",
         "::HUGEINT": "::DECIMAL(38,0)",  # 38 digits: sums of squares in cents never round
         "::VARCHAR": "::STRING",
+        "::TIMESTAMPTZ": "::TIMESTAMP",
         '"offset"': "`offset`",
     },
 )

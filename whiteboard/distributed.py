@@ -14,6 +14,7 @@ LightGBM stops no distributed fit early. It is fitted to the end, and `best_iter
 have stopped, on rows that are later than all that the workers have seen.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -129,13 +130,14 @@ def fit_trees(client: "Client", params: Mapping[str, Any], rounds: int, rows: Ro
     ranks = params["objective"] == "lambdarank"
     given = {name: value for name, value in params.items() if name not in ("num_threads", "eval_at", "metric")}
     model: Any = (DaskLGBMRanker if ranks else DaskLGBMClassifier)(client=client, n_estimators=rounds, **given)
-    model.fit(
-        column(lambda part: part.matrix),
-        column(lambda part: part.label),
-        sample_weight=column(lambda part: part.weight),
-        feature_name=rows.names,
-        **({"group": column(Rows.sizes)} if ranks else {}),
-    )
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # n_jobs is ignored: as it should be
+        model.fit(
+            column(lambda part: part.matrix),
+            column(lambda part: part.label),
+            sample_weight=column(lambda part: part.weight),
+            feature_name=rows.names,
+            **({"group": column(Rows.sizes)} if ranks else {}),
+        )
     fitted: lightgbm.Booster = model.booster_
     return fitted
 

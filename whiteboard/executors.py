@@ -3,7 +3,7 @@
     with executor(settings, connection) as engine:
         transactions, labels = engine.topic(lake, TRANSACTIONS, Transaction), engine.topic(lake, LABELS, Label)
         sql = point_in_time_sql(engine.table("training_rows"), transactions, labels, "created", engine.dialect)
-        engine.write(sql, path)
+        engine.write([sql], path)
 
     whiteboard fraud train --executor spark --master spark://head:7077
 
@@ -13,8 +13,9 @@ so on a cluster both lie on a volume that all its machines mount. It needs Java 
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Protocol
@@ -51,14 +52,17 @@ class Executor(Protocol):
     @property
     def dialect(self) -> Dialect: ...
 
-    def topic(self, lake: Lake, topic: str, kind: type[msgspec.Struct]) -> str:
-        """The relation of a topic's committed events, which may be none; those that are nobody's any more included."""
+    def topic(self, lake: Lake, topic: str, kind: type[msgspec.Struct], since: date | None = None) -> str:
+        """The relation of a topic's committed events of the days from `since` on, if there are any.
+
+        Those that are nobody's any more are among them, as in Lake.relation.
+        """
 
     def table(self, name: str) -> str:
         """The relation of a table or view of the DuckDB connection."""
 
-    def write(self, sql: str, path: Path) -> None:
-        """The result of `sql` as one Parquet file; whole, or not at all."""
+    def write(self, queries: Iterable[str], path: Path) -> None:
+        """The rows of all `queries`, run one by one, as one Parquet file; whole, or not at all."""
 
 
 class DuckDBExecutor:
@@ -69,16 +73,17 @@ class DuckDBExecutor:
     def __init__(self, connection: "duckdb.DuckDBPyConnection") -> None:
         self._connection = connection
 
-    def topic(self, lake: Lake, topic: str, kind: type[msgspec.Struct]) -> str:
-        return lake.relation(topic, kind, nobodys=True)
+    def topic(self, lake: Lake, topic: str, kind: type[msgspec.Struct], since: date | None = None) -> str:
+        return lake.relation(topic, kind, since, nobodys=True)
 
     def table(self, name: str) -> str:
         return name
 
-    def write(self, sql: str, path: Path) -> None:
-        temporary = path.with_suffix(".new")
-        self._connection.execute(f"COPY ({sql}) TO '{temporary}' (FORMAT parquet, COMPRESSION zstd)")
-        temporary.replace(path)
+    def write(self, queries: Iterable[str], path: Path) -> None:
+        with TemporaryDirectory(prefix=".features-", dir=path.parent) as parts:
+            for number, sql in enumerate(queries):
+                self._connection.execute(f"COPY ({sql}) TO '{parts}/{number}.parquet' (FORMAT parquet)")
+            _merge(Path(parts), path)
 
 
 class SparkExecutor:
@@ -89,8 +94,8 @@ class SparkExecutor:
     def __init__(self, session: "SparkSession", connection: "duckdb.DuckDBPyConnection", shared: Path) -> None:
         self._session, self._connection, self._shared = session, connection, shared
 
-    def topic(self, lake: Lake, topic: str, kind: type[msgspec.Struct]) -> str:
-        files = lake.files(topic)
+    def topic(self, lake: Lake, topic: str, kind: type[msgspec.Struct], since: date | None = None) -> str:
+        files = lake.files(topic, since)
         if not files:
             files = [self._shared / f"{topic}.parquet"]
             pq.write_table(arrow_schema(kind).empty_table(), files[0])
@@ -105,15 +110,21 @@ class SparkExecutor:
         self._session.read.parquet(*(str(file.resolve()) for file in files)).createOrReplaceTempView(name)
         return name
 
-    def write(self, sql: str, path: Path) -> None:
-        parts, temporary = self._shared / f"{path.stem}.parts", path.with_suffix(".new")
-        self._session.sql(sql).write.mode("overwrite").parquet(str(parts.resolve()))
-        found = ds.dataset(parts, format="parquet")
-        with pq.ParquetWriter(temporary, found.schema, compression="zstd") as one:  # Feast reads a single file
-            for batch in found.to_batches():
-                one.write_batch(batch)
+    def write(self, queries: Iterable[str], path: Path) -> None:
+        parts = self._shared / f"{path.stem}.parts"
+        for sql in queries:
+            self._session.sql(sql).write.mode("append").parquet(str(parts.resolve()))
+        _merge(parts, path)
         shutil.rmtree(parts)
-        temporary.replace(path)
+
+
+def _merge(parts: Path, path: Path) -> None:
+    """All files in `parts` as one: Feast reads a single file."""
+    found, temporary = ds.dataset(parts, format="parquet"), path.with_suffix(".new")
+    with pq.ParquetWriter(temporary, found.schema, compression="zstd") as one:
+        for batch in found.to_batches():
+            one.write_batch(batch)
+    temporary.replace(path)
 
 
 @contextmanager
@@ -145,6 +156,8 @@ def spark(master: str, config: Mapping[str, str] | None = None) -> "Iterator[Spa
     if (running := SparkSession.getActiveSession()) is not None:
         yield running
         return
+    if master.startswith("local"):
+        os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")  # Java looks for an address before it reads the settings
     builder = SparkSession.builder.master(master).appName("whiteboard")
     for name, value in (ALWAYS | (_local() if master.startswith("local") else {}) | dict(config or {})).items():
         builder = builder.config(name, value)

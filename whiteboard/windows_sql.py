@@ -169,6 +169,11 @@ def unseen_sql(
     return f"WITH {rows_sql(rows, streams, columns, 'watermark', dialect)}\n" + "\nUNION\n".join(missed)
 
 
+def reach(streams: Sequence[Stream]) -> int:
+    """How far before its own time (µs) a row looks: the widest window, and the tile that it begins in."""
+    return max(w.length + w.hop for stream in streams for w in _windows(stream))
+
+
 def feature_columns(stream: Stream) -> list[str]:
     """The select expressions that give the stream's features for a row, also where no event was seen."""
     return [f"{_value(feature, stream)} AS {feature.name}" for feature in stream.features]

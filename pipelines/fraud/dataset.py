@@ -24,10 +24,11 @@ from numpy.typing import NDArray
 from whiteboard.errors import ModelError, NotEnoughDataError
 from whiteboard.executors import Executor, executor
 from whiteboard.fraud.events import DECISIONS, LABELS, TRANSACTIONS, Decision, Label, Transaction
-from whiteboard.fraud.features import FEATURES, point_in_time_sql
+from whiteboard.fraud.features import FEATURES, STREAMS, point_in_time_sql
 from whiteboard.lake import Lake, connect
 from whiteboard.manifest import write_atomically
 from whiteboard.settings import Settings
+from whiteboard.slices import Slice, slices
 from whiteboard.steps import fingerprint
 
 Floats = NDArray[np.float64]
@@ -129,18 +130,25 @@ def build(settings: Settings, as_of: datetime | None = None) -> Dataset:
         )
         entities, counts = labelled_rows(connection, transactions, labels, decisions, as_of)
         with executor(settings, connection) as engine:
-            write_features(engine, lake, store.source_path("fraud_customer_values"))
-    asked = entities.drop(columns=["amount", "created_timestamp"])
-    joined = store.training_set(asked, "fraud_training", "transaction_id")
-    frame = joined.merge(entities[["transaction_id", "created_timestamp"]], on="transaction_id", validate="one_to_one")
+            write_features(connection, engine, lake, store.source_path("fraud_customer_values"))
+    asked = entities.drop(columns="amount").rename(columns={"created_timestamp": "known"})  # a name of Feast's own
+    del entities  # millions of rows need not be there twice
+    frame = store.training_set(asked, "fraud_training", "transaction_id").rename(columns={"known": "created_timestamp"})
     return Dataset(ordered(frame), as_of, counts)
 
 
-def write_features(engine: Executor, lake: Lake, path: Path) -> None:
-    """The features of the rows that `labelled_rows` left, point in time, as a Parquet file."""
-    transactions, labels = engine.topic(lake, TRANSACTIONS, Transaction), engine.topic(lake, LABELS, Label)
-    sql = point_in_time_sql(engine.table("training_rows"), transactions, labels, "created", engine.dialect)
-    engine.write(sql, path)
+def write_features(connection: duckdb.DuckDBPyConnection, engine: Executor, lake: Lake, path: Path) -> None:
+    """The features of the rows that `labelled_rows` left, point in time, as a Parquet file; computed slice by slice."""
+    rows = engine.table("training_rows")
+
+    def sql(part: Slice) -> str:
+        transactions, labels = (
+            part.events(engine.topic(lake, topic, kind, part.since), engine.dialect)
+            for topic, kind in ((TRANSACTIONS, Transaction), (LABELS, Label))
+        )
+        return point_in_time_sql(part.rows(rows, engine.dialect), transactions, labels, "created", engine.dialect)
+
+    engine.write(map(sql, slices(connection, "training_rows", STREAMS)), path)
 
 
 def labelled_rows(

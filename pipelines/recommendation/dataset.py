@@ -21,15 +21,16 @@ from numpy.typing import NDArray
 
 from whiteboard.errors import ModelError, NotEnoughDataError
 from whiteboard.events import ERASED
-from whiteboard.executors import executor
+from whiteboard.executors import Executor, executor
 from whiteboard.lake import Lake, connect
 from whiteboard.manifest import write_atomically
 from whiteboard.recommendation.candidates import RECENT, Retrieval, RetrievalConfig
 from whiteboard.recommendation.catalogue import catalogue_sql
 from whiteboard.recommendation.events import IMPRESSIONS, INTERACTIONS, ITEMS, Impression, Interaction, Item
-from whiteboard.recommendation.features import FEATURES, SCORES, point_in_time_sql, recent_items_sql
+from whiteboard.recommendation.features import FEATURES, SCORES, STREAMS, point_in_time_sql, recent_items_sql
 from whiteboard.recommendation.impressions import shown_sql
 from whiteboard.settings import Settings
+from whiteboard.slices import Slice, slices
 from whiteboard.steps import fingerprint
 
 Floats = NDArray[np.float64]
@@ -142,6 +143,7 @@ def build(settings: Settings, as_of: datetime | None = None, config: RetrievalCo
         rows = shown.merge(pd.concat(scores), on="shown_id", validate="one_to_one")
         connection.register("training_rows", rows)
         with executor(settings, connection) as engine:
+            write_features(connection, engine, store.source_path("recommendation_user_values"))
             training_rows, events = engine.table("training_rows"), engine.table("seen_interactions")
             sql = point_in_time_sql(training_rows, events, "created", engine.dialect)
             engine.write(sql, store.source_path("recommendation_user_values"))
@@ -153,6 +155,17 @@ def build(settings: Settings, as_of: datetime | None = None, config: RetrievalCo
     counts = {"shown": len(frame), "requests": frame["request_id"].nunique(), "clicked": clicked}
     ordered = frame.sort_values(["event_timestamp", "request_id", "position"], kind="stable", ignore_index=True)
     return Dataset(ordered[[*KEYS, *OUTCOMES, *FEATURES]], as_of, counts, interactions, items)
+
+
+def write_features(connection: duckdb.DuckDBPyConnection, engine: Executor, path: Path) -> None:
+    """The features of the connection's `training_rows` from its `interactions`, point in time, as a Parquet file."""
+    rows, interactions = engine.table("training_rows"), engine.table("interactions")
+
+    def sql(part: Slice) -> str:
+        events = part.events(interactions, engine.dialect)
+        return point_in_time_sql(part.rows(rows, engine.dialect), events, "created", engine.dialect)
+
+    engine.write(map(sql, slices(connection, "training_rows", STREAMS)), path)
 
 
 def known(connection: duckdb.DuckDBPyConnection, lake: Lake, as_of: datetime) -> None:

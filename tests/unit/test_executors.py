@@ -37,7 +37,7 @@ def test_only_committed_files_are_read_and_times_stay_as_they_are(engine: Offlin
     stray.write_bytes(b"what a worker left that was killed before its commit")
     with duckdb.connect() as connection, executor(settings, connection) as running:
         relation = running.topic(lake, LABELS, Label)
-        running.write(f"SELECT transaction_id, event_timestamp FROM {relation}", tmp_path / "found.parquet")
+        running.write([f"SELECT transaction_id, event_timestamp FROM {relation}"], tmp_path / "found.parquet")
     found = pq.read_table(tmp_path / "found.parquet")
     assert sorted(found["transaction_id"].to_pylist()) == ["t-0", "t-1", "t-2"]
     assert found.schema.field("event_timestamp").type == pa.timestamp("us", "UTC")
@@ -49,7 +49,7 @@ def test_a_topic_without_events_is_an_empty_relation(engine: OfflineEngine, tmp_
     settings = engine.settings(Settings)
     with duckdb.connect() as connection, executor(settings, connection) as running:
         relation = running.topic(Lake(settings.lake_dir), LABELS, Label)
-        running.write(f"SELECT transaction_id, event_timestamp FROM {relation}", tmp_path / "found.parquet")
+        running.write([f"SELECT transaction_id, event_timestamp FROM {relation}"], tmp_path / "found.parquet")
     found = pq.read_table(tmp_path / "found.parquet")
     assert (found.num_rows, found.column_names) == (0, ["transaction_id", "event_timestamp"])
 
@@ -80,5 +80,5 @@ def test_without_java_the_error_says_where_it_was_looked_for(tmp_path: Path, mon
 def test_nothing_of_spark_is_loaded_for_duckdb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyspark", None)  # importing it would raise
     with duckdb.connect() as connection, executor(Settings(home=tmp_path), connection) as running:
-        running.write("SELECT 1 AS one", tmp_path / "found.parquet")
+        running.write(["SELECT 1 AS one"], tmp_path / "found.parquet")
     assert pq.read_table(tmp_path / "found.parquet").num_rows == 1

@@ -133,12 +133,20 @@ def test_building_again_gives_the_same_fingerprint(settings: Settings, dataset: 
     assert build(settings, AS_OF).fingerprint == dataset.fingerprint
 
 
+def test_slices_of_another_length_give_the_same_set(
+    settings: Settings, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("whiteboard.slices.MOST_DAYS", 4)
+    assert build(settings, AS_OF).fingerprint == dataset.fingerprint
+
+
 @pytest.mark.usefixtures("spark_session")
 def test_spark_builds_the_same_set_to_the_last_bit(settings: Settings, dataset: Dataset) -> None:
     by_spark = build(settings.model_copy(update={"offline_executor": "spark"}), AS_OF)
     assert by_spark.fingerprint == dataset.fingerprint
 
 
+@pytest.mark.usefixtures("dask")
 def test_two_workers_fit_trees_as_good_as_those_of_one_process(dataset: Dataset) -> None:
     """The same average precision, on the later slice, as another seed may give or take."""
     slices = split(dataset, CONFIG)
@@ -156,6 +164,7 @@ def test_two_workers_fit_trees_as_good_as_those_of_one_process(dataset: Dataset)
     assert (together[:, 1] < 60).any(), "some fit was stopped early, as those of one process are"
 
 
+@pytest.mark.usefixtures("dask")
 def test_a_model_fitted_by_workers_is_registered_like_any_other(settings: Settings, dataset: Dataset) -> None:
     made = train(settings, dataset, replace(CONFIG, rounds=30, distributed="local:2"))
     model = FraudModel.load(Registry(settings).download(made.ref))
