@@ -81,7 +81,7 @@ class Home:
             outbox.close()
 
     def drained(self, outbox: Outbox) -> None:
-        self.wait_until(lambda: outbox.waiting == 0, 40, f"{outbox.waiting} events wait: {outbox.problem}")
+        self.wait_until(lambda: outbox.waiting == 0, message=f"{outbox.waiting} events wait: {outbox.problem}")
 
 
 @pytest.fixture
@@ -117,11 +117,11 @@ def test_a_broker_that_stands_still_delays_events_and_doubles_none(home: Home, b
     home.drained(outbox)
     os.kill(broker.pid, signal.SIGSTOP)
     home.put(outbox, 100)
-    home.wait_until(lambda: "wait" in outbox.problem or "does not answer" in outbox.problem, 30)
+    home.wait_until(lambda: "wait" in outbox.problem or "does not answer" in outbox.problem)
     os.kill(broker.pid, signal.SIGCONT)
     home.put(outbox, 100)
     home.drained(outbox)
-    home.wait_until(lambda: not outbox.problem, 10)
+    home.wait_until(lambda: not outbox.problem)
     home.holds_each_once_in_order()
 
 
@@ -134,7 +134,7 @@ def test_a_forwarder_killed_before_its_checkpoint_is_succeeded_by_one_that_doubl
     (folder,) = home.settings.spool_dir.iterdir()
     before = checkpoint(folder)
     home.put(outbox, 200)
-    home.wait_until(lambda: sum(map(len, home.log().values())) == 800, 20)
+    home.wait_until(lambda: sum(map(len, home.log().values())) == 800)
     forwarder = outbox._forwarder
     assert forwarder is not None and before is not None
     os.kill(forwarder.pid, signal.SIGSTOP)
@@ -153,9 +153,9 @@ def test_a_broker_that_is_absent_at_the_start_gets_everything_when_it_comes(home
     broker.kill()
     outbox = home.outbox()
     home.put(outbox, 100)
-    home.wait_until(lambda: "does not answer" in outbox.problem, 20)
+    home.wait_until(lambda: "does not answer" in outbox.problem)
     broker.restart()
-    home.wait_until(lambda: "do not exist" in outbox.problem, 20)
+    home.wait_until(lambda: "do not exist" in outbox.problem)
     create_topics(home.settings)
     home.drained(outbox)
     home.holds_each_once_in_order()
@@ -219,11 +219,11 @@ def test_a_killed_service_leaves_everything_it_answered_to_the_forwarder(home: H
         service.kill()
         answered = 3000 + sum(1 for _ in service.stdout)
     folder = home.settings.spool_dir / "test-1"
-    home.wait_until(lambda: (point := checkpoint(folder)) is not None and point.next == end(folder) and point.clean, 60)
+    home.wait_until(lambda: (point := checkpoint(folder)) is not None and point.next == end(folder) and point.clean)
     home.numbers = (end(folder) - 1) // len(TOPICS)
     assert home.numbers - answered in (1, 2), "put, and killed before it could say so"
     home.holds_each_once_in_order()
-    held = home.wait_until(lambda: lock(folder / FORWARDER_LOCK), 20, "the forwarder ends")
+    held = home.wait_until(lambda: lock(folder / FORWARDER_LOCK), message="the forwarder ends")
     assert held is not None
     held.close()
 
@@ -239,7 +239,7 @@ def test_a_spool_that_is_full_refuses_until_the_broker_has_taken_some(home: Home
     home.drained(outbox)
     home.put(outbox, 100)
     home.drained(outbox)
-    home.wait_until(lambda: not outbox.problem, 10)
+    home.wait_until(lambda: not outbox.problem)
     home.holds_each_once_in_order()
 
 
@@ -265,5 +265,5 @@ def test_a_spool_whose_replica_is_gone_for_good_is_emptied_by_another_one(home: 
     survivor = home.outbox()
     assert survivor._spool is not None and survivor._spool.folder.name == "test-1"
     folder = home.settings.spool_dir / "test-2"
-    home.wait_until(lambda: (point := checkpoint(folder)) is not None and point.next == end(folder), 60)
+    home.wait_until(lambda: (point := checkpoint(folder)) is not None and point.next == end(folder))
     home.holds_each_once_in_order()

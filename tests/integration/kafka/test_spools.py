@@ -36,5 +36,5 @@ def test_topics_made_anew_get_everything_that_is_in_no_lake(home: Home) -> None:
     home.drained(outbox)
     begin_log_anew(home.settings)
     home.put(outbox, 200)
-    home.wait_until(home.holds_all, 60)
+    home.wait_until(home.holds_all)
     home.holds_each_once()  # in no order: Kafka takes an old producer's events for the new topics
