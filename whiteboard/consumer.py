@@ -7,36 +7,29 @@ with EventConsumer(settings, ["fraud.transactions"], "stream-fraud", SCHEMAS) as
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Self
 
-from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
 from kafka import errors as kafka_errors
-from kafka.structs import OffsetAndMetadata
 from msgspec import Struct
 
+from whiteboard.clients import OnPartitions, RawRecord, Rebalance, consumer_client
 from whiteboard.errors import EventError, EventLogUnavailableError
 from whiteboard.producer import EventProducer
 from whiteboard.records import Record, RecordDecoder
 from whiteboard.settings import Settings
 from whiteboard.topics import (
-    ANSWER_TIMEOUT_MS,
     TOPICS,
     Position,
     Positions,
     Topic,
-    client_config,
     dead_letter_topic,
     reaching,
 )
 
 log = logging.getLogger("whiteboard")
 
-OnPartitions = Callable[[set[Position]], None]
-
-# The embedded broker looks for new records only when this wait is over: 25 ms make a median latency of 16 ms.
-FETCH_WAIT_MS = 25
 MOVED_ON = (
     kafka_errors.CommitFailedError,
     kafka_errors.IllegalGenerationError,
@@ -77,20 +70,9 @@ class EventConsumer:
             t: RecordDecoder(t, schemas, row.schemas, row.key, row.origins).decode for t, row in table.items()
         }
         self._dead_letters: EventProducer | None = None
+        self._rebalance = Rebalance(on_assigned, on_revoked)
         with reaching(settings):
-            self._consumer = KafkaConsumer(
-                **client_config(settings, group),
-                group_id=group,
-                enable_auto_commit=False,
-                auto_offset_reset="earliest",
-                session_timeout_ms=6_000,
-                heartbeat_interval_ms=1_000,
-                fetch_max_wait_ms=FETCH_WAIT_MS,
-                allow_auto_create_topics=False,
-                metrics_enabled=False,
-            )
-        self._listener = _Listener(on_assigned, on_revoked)
-        self._consumer.subscribe(list(topics), listener=self._listener)
+            self._client = consumer_client(settings, group, topics, self._rebalance)
 
     def poll(self, timeout_s: float, max_records: int = 5_000) -> Batch:
         """The next records, at most `max_records`; empty if none came within `timeout_s`.
@@ -99,13 +81,13 @@ class EventConsumer:
         """
         try:
             with reaching(self._settings):
-                polled = self._consumer.poll(timeout_ms=round(timeout_s * 1000), max_records=max_records)
+                polled = self._client.poll(timeout_s, max_records)
         finally:
-            self._listener.raise_error()
+            self._rebalance.raise_error()
         records: list[Record] = []
-        refused: list[tuple[Any, str]] = []
-        for at, raws in polled.items():
-            decode = self._decode[at.topic]
+        refused: list[tuple[RawRecord, str]] = []
+        for (topic, _), raws in polled.items():
+            decode = self._decode[topic]
             for raw in raws:
                 try:
                     records.append(decode(raw))
@@ -113,23 +95,19 @@ class EventConsumer:
                     refused.append((raw, str(error)))
         if refused:
             self._bury(refused, polled)
-        positions = {(at.topic, at.partition): raws[-1].offset + 1 for at, raws in polled.items()}
+        positions = {at: raws[-1].offset + 1 for at, raws in polled.items()}
         return Batch(records, positions, Counter(raw.topic for raw, _ in refused))
 
     def commit(self, positions: Mapping[Position, int]) -> bool:
         """Stores where this group reads on after a restart; False if the group has moved on without this member.
 
-        Within `on_assigned` and `on_revoked` the commit is only sent, ahead of whatever the group does next.
+        Within `on_assigned` and `on_revoked` it may be only sent, ahead of whatever the group does next.
         """
-        offsets = {TopicPartition(*at): OffsetAndMetadata(offset, "", -1) for at, offset in positions.items()}
-        if not offsets:
-            return True
-        if self._listener.active:  # on the client's network thread, which cannot wait for its own answer
-            self._consumer.commit_async(offsets)
+        if not positions:
             return True
         try:
             with reaching(self._settings):
-                self._consumer.commit(offsets, timeout_ms=ANSWER_TIMEOUT_MS)
+                self._client.commit(positions)
         except EventLogUnavailableError as error:
             if not isinstance(error.__cause__, MOVED_ON):
                 raise
@@ -139,40 +117,31 @@ class EventConsumer:
 
     def seek(self, topic: str, partition: int, offset: int) -> None:
         """Reads an assigned partition on from `offset`."""
-        self._consumer.seek(TopicPartition(topic, partition), offset)
+        self._client.seek((topic, partition), offset)
 
     def assignment(self) -> set[Position]:
         """The partitions that are this member's now."""
-        return {(at.topic, at.partition) for at in self._consumer.assignment()}
+        return self._client.assignment()
 
     def lag(self) -> dict[Position, int]:
-        """How many records of each assigned partition `poll` has not returned yet; one question to the brokers.
+        """How many records of each assigned partition `poll` has not returned yet.
 
         {("fraud.transactions", 2): 17, …}. Dead letters count like any record. Empty before partitions are assigned.
         The embedded broker takes the beginning of the newest batch for the end of the log, so it may tell too few,
         never too many. Raises EventLogUnavailableError if no broker answers.
         """
-        assigned = list(self._consumer.assignment())
-        if not assigned:
-            return {}
         with reaching(self._settings):
-            positions = {at: self._consumer.position(at, timeout_ms=ANSWER_TIMEOUT_MS) for at in assigned}
-            ends = self._consumer.end_offsets(assigned)
-        return {
-            (at.topic, at.partition): max(0, ends[at] - position)
-            for at, position in positions.items()
-            if position is not None
-        }
+            return self._client.lag()
 
     def close(self) -> None:
         """Leaves the group, after a last `on_revoked`, so that others take over at once."""
         try:
-            self._consumer.close(timeout_ms=ANSWER_TIMEOUT_MS)
+            self._client.close()
         except kafka_errors.KafkaError:
             log.warning("the group was not left in order; it will notice", exc_info=True)
         if self._dead_letters is not None:
             self._dead_letters.close()
-        self._listener.raise_error()
+        self._rebalance.raise_error()
 
     def __enter__(self) -> Self:
         return self
@@ -180,7 +149,7 @@ class EventConsumer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _bury(self, refused: list[tuple[Any, str]], polled: Mapping[TopicPartition, list[Any]]) -> None:
+    def _bury(self, refused: list[tuple[RawRecord, str]], polled: Mapping[Position, Sequence[RawRecord]]) -> None:
         try:
             if self._dead_letters is None:
                 self._dead_letters = EventProducer(self._settings, f"{self._group}-dead-letters", {})
@@ -195,42 +164,10 @@ class EventConsumer:
             self._dead_letters.flush()
         except EventLogUnavailableError:
             for at, raws in polled.items():
-                self._consumer.seek(at, raws[0].offset)
+                self._client.seek(at, raws[0].offset)
             raise
 
 
-class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
-    """Calls ours with plain sets. The client runs it on its network thread while `poll` or `close` waits."""
-
-    def __init__(self, on_assigned: OnPartitions, on_revoked: OnPartitions) -> None:
-        self._on_assigned, self._on_revoked = on_assigned, on_revoked
-        self.active = False
-        self._error: Exception | None = None
-
-    def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
-        self._call(self._on_assigned, assigned)
-
-    def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
-        self._call(self._on_revoked, revoked)
-
-    def raise_error(self) -> None:
-        """Raises what a callback raised, which the client would wrap beyond recognition."""
-        error, self._error = self._error, None
-        if error is not None:
-            raise error
-
-    def _call(self, callback: OnPartitions, partitions: Collection[TopicPartition]) -> None:
-        if not partitions:
-            return
-        self.active = True
-        try:
-            callback({(at.topic, at.partition) for at in partitions})
-        except Exception as error:  # raised again by raise_error
-            self._error = error
-        finally:
-            self.active = False
-
-
-def _origin(raw: Any, reason: str) -> dict[str, bytes]:
+def _origin(raw: RawRecord, reason: str) -> dict[str, bytes]:
     where = {"topic": raw.topic, "partition": str(raw.partition), "offset": str(raw.offset), "reason": reason}
     return {**dict(raw.headers), **{name: text.encode(errors="replace") for name, text in where.items()}}

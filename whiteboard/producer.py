@@ -10,19 +10,16 @@ from collections.abc import Mapping
 from typing import Self
 
 import msgspec
-from kafka import KafkaProducer
 from kafka import errors as kafka_errors
 from kafka.future import Future
-from kafka.producer.transaction_manager import TransactionState
 from msgspec import Struct
 
+from whiteboard.clients import producer_client
 from whiteboard.errors import EventError, EventLogUnavailableError
 from whiteboard.settings import Settings
-from whiteboard.topics import ANSWER_TIMEOUT_MS, client_config, reaching
+from whiteboard.topics import ANSWER_TIMEOUT_MS, reaching
 
 log = logging.getLogger("whiteboard")
-
-BATCH_BYTES = 128 * 1024
 
 
 class EventProducer:
@@ -52,17 +49,13 @@ class EventProducer:
         self.sent = self.acked = self.failed = 0
         self._error: BaseException | None = None
         with reaching(settings):
-            self._producer = KafkaProducer(
-                **client_config(settings, client_id),
+            self._client = producer_client(
+                settings,
+                client_id,
                 linger_ms=linger_ms,
                 max_block_ms=max_block_ms,
-                batch_size=BATCH_BYTES,
-                compression_type=None if settings.kafka_compression == "none" else settings.kafka_compression,
-                delivery_timeout_ms=round(delivery_timeout_s * 1000),
-                allow_auto_create_topics=False,
-                metrics_enabled=False,
+                delivery_timeout_s=delivery_timeout_s,
             )
-        _ask_for_new_ids(self._producer)
 
     def send(
         self,
@@ -102,9 +95,7 @@ class EventProducer:
         raw_key = key.encode() if isinstance(key, str) else key
         try:
             with reaching(self._settings):
-                future = self._producer.send(
-                    topic, key=raw_key, value=value, headers=list(headers.items()), timestamp_ms=timestamp_ms
-                )
+                future = self._client.send(topic, raw_key, value, list(headers.items()), timestamp_ms)
         except EventLogUnavailableError as error:
             if isinstance(error.__cause__, kafka_errors.MessageSizeTooLargeError):
                 raise EventError(f"an event for {topic} is too large: {error.__cause__}") from error
@@ -120,7 +111,7 @@ class EventProducer:
         """
         try:
             with reaching(self._settings):
-                self._producer.flush(timeout_s)
+                self._client.flush(timeout_s)
         except EventLogUnavailableError as late:
             waiting, where = self.sent - self.acked - self.failed, self._settings.kafka_bootstrap
             raise EventLogUnavailableError(
@@ -132,19 +123,15 @@ class EventProducer:
 
     def close(self, timeout_s: float = 10.0) -> None:
         """Sends what is still waiting, then leaves; what cannot be sent in time is given up, and logged."""
-        try:
-            self._producer.close(timeout_s)
-        except kafka_errors.KafkaTimeoutError:
+        if not self._client.close(timeout_s):
             log.error("events were not sent before closing", extra={"unsent": self.sent - self.acked - self.failed})
-            self._producer._sender.force_close()  # else its thread would go on trying for ever
-            self._producer.close(timeout_s)
 
     def give_up(self) -> None:
         """Sends nothing more; what is under way is refused, and may have been written after all. Does not wait.
 
         Called from a future's callback, it keeps later events of the same key from overtaking the one that failed.
         """
-        self._producer._sender.force_close()
+        self._client.give_up()
 
     def __enter__(self) -> Self:
         return self
@@ -156,25 +143,10 @@ class EventProducer:
         finally:
             self.close()
 
-    def _done(self, outcome: object) -> None:  # runs in the client's one sender thread
-        if isinstance(outcome, BaseException):
-            self.failed += 1
-            self._error = outcome
-        else:
-            self.acked += 1
-
-
-def _ask_for_new_ids(producer: KafkaProducer) -> None:
-    """Has the client ask for another producer id when it gave its own up.
-
-    It does so when events were not acknowledged in time, since it cannot know whether they were written. kafka-python
-    3.0.12 then still takes itself for initialised and waits for the other id for ever.
-    """
-    sequences = producer._transaction_manager
-    give_up = sequences.reset_producer_id
-
-    def give_up_and_ask() -> None:
-        give_up()
-        sequences._current_state = TransactionState.UNINITIALIZED
-
-    sequences.reset_producer_id = give_up_and_ask
+    def _done(self, outcome: object) -> None:  # runs in a thread of the client's
+        with self._lock:
+            if isinstance(outcome, BaseException):
+                self.failed += 1
+                self._error = outcome
+            else:
+                self.acked += 1

@@ -35,6 +35,9 @@ class Settings(BaseSettings):
     kafka_ssl_certfile: Path | None = None
     kafka_ssl_keyfile: Path | None = None
     kafka_ssl_check_hostname: bool = True
+    kafka_client: Literal["kafka-python", "confluent"] = Field(
+        "kafka-python", description="the client library of events; confluent, which is faster, is an extra"
+    )
     kafka_compression: Literal["none", "gzip", "lz4"] = "lz4"
     kafka_partitions: int = Field(4, ge=1, le=1000)
     kafka_replication_factor: int = Field(1, ge=1, le=9)

@@ -1,12 +1,14 @@
 """Brokers for the tests that need one: Tansu, which starts in a tenth of a second, or Apache Kafka, or each in turn.
 
-    BROKERS = ("tansu", "kafka")    # in a module: its tests run on both
+    BROKERS = ("tansu", "kafka")                # in a module: its tests run on both
+    CLIENTS = ("kafka-python", "confluent")     # its tests run by both client libraries
 
 Apache Kafka is started at most twice a session: one whose topics a module shares, one whose topics are emptied for a
 single test.
 """
 
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from typing import Literal, NoReturn
 
 import pytest
@@ -22,6 +24,8 @@ BrokerKind = Literal["tansu", "kafka"]
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "broker_kind" in metafunc.fixturenames and hasattr(metafunc.module, "BROKERS"):
         metafunc.parametrize("broker_kind", metafunc.module.BROKERS, indirect=True, scope="session")
+    if "kafka_client" in metafunc.fixturenames and hasattr(metafunc.module, "CLIENTS"):
+        metafunc.parametrize("kafka_client", metafunc.module.CLIENTS, indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")
@@ -29,6 +33,15 @@ def broker_kind(request: pytest.FixtureRequest) -> BrokerKind:
     """Which broker a test runs on: "tansu", unless its module says otherwise."""
     kind: BrokerKind = getattr(request, "param", "tansu")
     return kind
+
+
+@pytest.fixture(scope="session")
+def kafka_client(request: pytest.FixtureRequest, missing: Callable[[str], NoReturn]) -> str:
+    """By which client library a test reads and writes: kafka-python, unless its module says otherwise."""
+    client: str = getattr(request, "param", "kafka-python")
+    if client == "confluent" and find_spec("confluent_kafka") is None:
+        missing("confluent-kafka: `make .venv/.synced-all`")
+    return client
 
 
 @pytest.fixture(scope="session")
@@ -55,29 +68,29 @@ def kafka(kafka_jars: None, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 @pytest.fixture(scope="session")
-def broker(broker_kind: BrokerKind, request: pytest.FixtureRequest) -> Iterator[Settings]:
+def broker(broker_kind: BrokerKind, kafka_client: str, request: pytest.FixtureRequest) -> Iterator[Settings]:
     """Settings with a running broker and all topics, shared by the whole run: other tests have written to it too."""
-    yield from _broker(broker_kind, "shared_kafka", request)
+    yield from _broker(broker_kind, kafka_client, "shared_kafka", request)
 
 
 @pytest.fixture(scope="module")
-def module_broker(broker_kind: BrokerKind, request: pytest.FixtureRequest) -> Iterator[Settings]:
+def module_broker(broker_kind: BrokerKind, kafka_client: str, request: pytest.FixtureRequest) -> Iterator[Settings]:
     """Settings with a broker whose topics only this module writes to."""
-    yield from _broker(broker_kind, "shared_kafka", request)
+    yield from _broker(broker_kind, kafka_client, "shared_kafka", request)
 
 
 @pytest.fixture
-def fresh_broker(broker_kind: BrokerKind, request: pytest.FixtureRequest) -> Iterator[Settings]:
+def fresh_broker(broker_kind: BrokerKind, kafka_client: str, request: pytest.FixtureRequest) -> Iterator[Settings]:
     """Settings with a broker whose topics are empty."""
-    yield from _broker(broker_kind, "kafka", request)
+    yield from _broker(broker_kind, kafka_client, "kafka", request)
 
 
-def _broker(kind: BrokerKind, fixture: str, request: pytest.FixtureRequest) -> Iterator[Settings]:
+def _broker(kind: BrokerKind, client: str, fixture: str, request: pytest.FixtureRequest) -> Iterator[Settings]:
     home = request.getfixturevalue("tmp_path_factory").mktemp("home")
     if kind == "kafka":
-        yield begin_log_anew(request.getfixturevalue(fixture).settings(home))
+        yield begin_log_anew(request.getfixturevalue(fixture).settings(home, kafka_client=client))
         return
-    with EmbeddedStack(Settings(home=home)) as stack:
+    with EmbeddedStack(Settings.model_validate({"home": home, "kafka_client": client})) as stack:
         settings = stack.start_broker()
         create_topics(settings)
         yield settings

@@ -1,4 +1,4 @@
-"""The contract of `whiteboard.eventlog`, on each broker."""
+"""The contract of `whiteboard.eventlog`, on each broker and by each client library."""
 
 import threading
 import time
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,6 +31,7 @@ from whiteboard.fraud.events import LABELS, SCHEMAS, TRANSACTIONS, Transaction
 from whiteboard.settings import Settings
 
 BROKERS = ("tansu", "kafka")
+CLIENTS = ("kafka-python", "confluent")
 START = datetime(2019, 5, 1, tzinfo=UTC)
 START_US = int(START.timestamp()) * 1_000_000
 SCHEMA = {"schema": b"fraud.transaction.v1", "trace": b"t"}
@@ -344,10 +346,25 @@ def test_a_producer_counts_and_never_holds_more_events_than_it_may(broker: Setti
         assert (producer.sent, producer.acked, producer.failed) == (100, 100, 0)
 
 
-def test_a_producer_that_gave_its_id_up_goes_on_with_another(broker: Settings) -> None:
-    with EventProducer(broker, "test", SCHEMAS) as producer:
+def test_the_clients_put_a_key_into_the_same_partition(broker: Settings) -> None:
+    """Else a worker would fold a card's payments while another one has its row, once the setting changes."""
+    partitions: dict[str, list[int]] = {}
+    for client in CLIENTS:
+        with EventProducer(broker.model_copy(update={"kafka_client": client}), "test", SCHEMAS) as producer:
+            sent = [
+                producer.send(LABELS, payment(1, n), key=f"c-{n}", schema="fraud.transaction.v1") for n in range(99)
+            ]
+            partitions[client] = [acknowledgement.get(10).partition for acknowledgement in sent]
+    assert partitions["kafka-python"] == partitions["confluent"]
+    assert set(partitions["confluent"]) == set(range(4))
+
+
+def test_kafka_python_goes_on_with_another_producer_id_when_it_gave_its_own_up(broker: Settings) -> None:
+    kafka_python = broker.model_copy(update={"kafka_client": "kafka-python"})
+    with EventProducer(kafka_python, "test", SCHEMAS) as producer:
         producer.send(TRANSACTIONS, payment(1, 1), key="c-1").get(10)
-        producer._producer._transaction_manager.reset_producer_id()  # as when an event was not acknowledged in time
+        client: Any = producer._client
+        client._producer._transaction_manager.reset_producer_id()  # as when an event was not acknowledged in time
         producer.send(TRANSACTIONS, payment(2, 1), key="c-1").get(10)
 
 
@@ -359,8 +376,8 @@ def test_an_event_that_is_too_large_or_of_no_known_schema_is_refused(broker: Set
             producer.send_raw(TRANSACTIONS, "c-1", b"x" * 2_000_000, {})
 
 
-def test_a_broker_that_is_gone_is_an_error_and_not_a_silent_loss(tmp_path_factory: pytest.TempPathFactory) -> None:
-    with EmbeddedStack(Settings(home=tmp_path_factory.mktemp("home"))) as stack:
+def test_a_broker_that_is_gone_is_an_error_and_not_a_silent_loss(tmp_path: Path, kafka_client: str) -> None:
+    with EmbeddedStack(Settings.model_validate({"home": tmp_path, "kafka_client": kafka_client})) as stack:
         settings = stack.start_broker()
         create_topics(settings)
         producer = EventProducer(settings, "test", SCHEMAS)
@@ -375,8 +392,9 @@ def test_a_broker_that_is_gone_is_an_error_and_not_a_silent_loss(tmp_path_factor
         assert acknowledgement.failed()
 
 
-def test_where_no_broker_answers_a_client_fails_instead_of_waiting() -> None:
+def test_where_no_broker_answers_a_client_fails_instead_of_waiting(kafka_client: str) -> None:
+    settings = Settings.model_validate({"kafka_bootstrap": "127.0.0.1:9", "kafka_client": kafka_client})
     started = time.monotonic()
     with pytest.raises(EventLogUnavailableError, match=r"127\.0\.0\.1:9"):
-        EventProducer(Settings(kafka_bootstrap="127.0.0.1:9"), "test", SCHEMAS)
+        EventProducer(settings, "test", SCHEMAS)
     assert time.monotonic() - started < 60

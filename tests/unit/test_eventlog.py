@@ -1,4 +1,5 @@
 import json
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from kafka.consumer.fetcher import ConsumerRecord
 from pydantic import SecretStr
 
 from whiteboard.errors import EventError, SettingsError
-from whiteboard.eventlog import TOPICS, client_config, dead_letter_topic
+from whiteboard.eventlog import TOPICS, EventProducer, client_config, dead_letter_topic
 from whiteboard.fraud.events import SCHEMAS, TRANSACTIONS, TRANSACTIONS_BY_TERMINAL, Label, Transaction
 from whiteboard.recommendation import events as recommendation
 from whiteboard.records import Record, RecordDecoder
@@ -167,6 +168,14 @@ def test_security_settings_reach_every_client() -> None:
     assert (config["sasl_plain_username"], config["sasl_plain_password"]) == ("whiteboard", "s3cret")
     assert (config["ssl_cafile"], config["ssl_check_hostname"]) == ("/etc/ca.pem", False)
     assert "s3cret" not in repr(settings)
+
+
+def test_a_client_whose_package_is_missing_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "whiteboard.librdkafka", raising=False)
+    monkeypatch.setitem(sys.modules, "confluent_kafka", None)
+    settings = Settings(kafka_bootstrap="127.0.0.1:9", kafka_client="confluent")
+    with pytest.raises(SettingsError, match=r"pip install 'whiteboard\[confluent\]'.*uv sync --extra confluent"):
+        EventProducer(settings, "test", SCHEMAS)
 
 
 def test_without_a_broker_address_the_error_says_what_to_set() -> None:
