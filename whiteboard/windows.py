@@ -345,7 +345,7 @@ def _add_to_tiles(hops: Hops, stream: Stream, values: Mapping[str, int], t: int,
         added = True
         tile = tiles.get(number)
         if tile is None:
-            tiles[number] = [1, *(_start(kind, values[name]) for kind, name in partials)] if partials else [1]
+            tiles[number] = [1] + [_start(kind, values[name]) for kind, name in partials]
             continue
         tile[0] += 1
         if partials:

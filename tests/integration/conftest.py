@@ -44,6 +44,14 @@ def kafka_client(request: pytest.FixtureRequest, missing: Callable[[str], NoRetu
     return client
 
 
+@pytest.fixture
+def client_of(missing: Callable[[str], NoReturn]) -> Callable[[int], dict[str, str]]:
+    """The environment of worker 1, 2, …: one by librdkafka, the next by kafka-python, together in one group."""
+    if find_spec("confluent_kafka") is None:
+        missing("confluent-kafka: `make .venv/.synced-all`")
+    return lambda number: {"WHITEBOARD_KAFKA_CLIENT": ("kafka-python", "confluent")[number % 2]}
+
+
 @pytest.fixture(scope="session")
 def kafka_jars(missing: Callable[[str], NoReturn]) -> None:
     """Skips, or fails in CI, where Apache Kafka cannot be run."""

@@ -82,12 +82,14 @@ def content(row: Row) -> tuple[object, ...]:
     return watermark, row.newest, row.newest_by_stream, row.tiles
 
 
-def test_killed_and_paused_workers_lose_and_double_nothing(stack: EmbeddedStack) -> None:
+def test_killed_and_paused_workers_lose_and_double_nothing(
+    stack: EmbeddedStack, client_of: Callable[[int], dict[str, str]]
+) -> None:
     settings, rng = stack.connected, Random(5)
     world = simulate(WorldConfig(customers=60, terminals=120, days=30, seed=3, late_share=0.1)).transactions
     events = events_of(world)
     for number in (1, 2):
-        stack.start(f"stream-{number}", "services.stream.worker", "--metrics-port", "0")
+        stack.start(f"stream-{number}", "services.stream.worker", "--metrics-port", "0", env=client_of(number))
     broken = malformed_payloads(MALFORMED, 1)
     lake, store = Lake(settings.lake_dir), FeatureStore(settings)
     size = -(-len(events) // SLICES)

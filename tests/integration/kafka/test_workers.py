@@ -2,7 +2,7 @@
 
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -81,16 +81,16 @@ def shares(settings: Settings) -> list[int]:
 
 
 def test_payments_are_counted_once_while_workers_join_and_die_and_the_broker_restarts(
-    kafka: LocalKafka, tmp_path: Path
+    kafka: LocalKafka, tmp_path: Path, client_of: Callable[[int], dict[str, str]]
 ) -> None:
     settings = begin_log_anew(kafka.settings(tmp_path))
     store, lake = FeatureStore.apply(settings), Lake(settings.lake_dir)
     with EmbeddedStack(settings) as stack, traffic(settings) as sent:
         for number in (1, 2):
-            stack.start(f"stream-{number}", "services.stream.worker", "--metrics-port", "0")
+            stack.start(f"stream-{number}", "services.stream.worker", "--metrics-port", "0", env=client_of(number))
         wait_until(lambda: shares(settings) == [2, 2], "two workers share four partitions", 60)
 
-        stack.start("stream-3", "services.stream.worker", "--metrics-port", "0")
+        stack.start("stream-3", "services.stream.worker", "--metrics-port", "0", env=client_of(3))
         wait_until(lambda: shares(settings) == [1, 1, 2], "a third has its share", 60)
         sent.goes_on()
 
