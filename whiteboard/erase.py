@@ -28,8 +28,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from whiteboard import spool
 from whiteboard.erasures import Erasures, Remains, Subject
 from whiteboard.featurestore import FeatureStore
+from whiteboard.frames import frames
 from whiteboard.lake import ERASED_MARK
 from whiteboard.manifest import write_atomically
 from whiteboard.online_erasure import erase_rows
@@ -92,6 +94,7 @@ def erase(
         _drop_drafts(settings, routes)
         if store is not None:
             done.at("online store").removed += erase_rows(store, subject.views, person)
+    _erase_letters(settings.spool_dir, person, done)
     with working_alone(settings, routes.system):
         files = list(_tables(settings.home, subject))
         ids = {person}.union(*(_event_ids(path, column, person) for path, column in files))
@@ -187,6 +190,31 @@ def _needle(ids: set[str]) -> "re.Pattern[bytes]":
     if words:
         either.append(rb"(?<![\w-])(?:" + b"|".join(words) + rb")(?![\w-])")
     return re.compile(b"(" + b"|".join(either) + b")")
+
+
+def _erase_letters(spool_dir: Path, person: str, done: Erasure) -> None:
+    """Overwrites what the log has acknowledged; letters that are still waiting have to be sent first.
+
+    The frame stays, and is passed over as damaged: only its events would be missing, and only if the log were lost
+    before the lake had them.
+    """
+    waiting = 0
+    for folder in spool_dir.glob("*/"):
+        following = (spool.checkpoint(folder) or spool.Checkpoint()).next
+        for segment in spool.segments(folder):
+            with suppress(FileNotFoundError), segment.open("r+b") as file:  # the forwarder drops segments
+                for found in frames(file.read(), growing=True):
+                    letter = spool.decode(found.payload)
+                    if letter.key != person:
+                        continue
+                    if found.number + len(letter.events) > following:
+                        waiting += 1
+                        continue
+                    file.seek(found.end - len(found.payload))
+                    file.write(bytes(len(found.payload)))
+                    done.at("spool").removed += len(letter.events)
+    if waiting:
+        done.remains["spool"] = f"{waiting} requests wait for the event log; erase again once it has them"
 
 
 def _drop_drafts(settings: Settings, routes: Routes) -> None:
