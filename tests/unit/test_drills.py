@@ -6,7 +6,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +145,7 @@ def serving() -> Iterator[int]:
 
 def asks(*texts: str) -> Iterator[Ask]:
     endless = (f"more-{i}" for i in count())
-    for text in (*texts, *endless):
+    for text in chain(texts, endless):
         yield Ask("POST", "/v1/decisions", json.dumps({"text": text}).encode(), {"text": text})
 
 
