@@ -136,7 +136,7 @@ class Stage:
             self.stack.process(name).wait_ready(url_answers(f"http://127.0.0.1:{port}/metrics"), READY_S)
         for name in self.replicas:
             self.stack.process(name).wait_ready(self.ready(name), READY_S)
-        self._asks = self.asks()
+        self.coming_asks = self.asks()  # shared by all drills, one after the other
 
     def ready(self, replica: str) -> Callable[[], bool]:
         """A condition: the replica has all that it needs."""
@@ -144,7 +144,7 @@ class Stage:
 
     def traffic(self, rate: float, *replicas: str) -> Traffic:
         """Load on the replicas named (default: all), from where the last drill left off."""
-        return Traffic([self.replicas[name] for name in replicas or self.replicas], self._asks, rate)
+        return Traffic([self.replicas[name] for name in replicas or self.replicas], self.coming_asks, rate)
 
     def kill(self, name: str) -> None:
         """kill -9; returns when it is dead."""
@@ -166,8 +166,8 @@ class Stage:
         """From now on it does."""
         self._held.discard(name)
 
-    def add_replica(self, name: str, env: Mapping[str, str]) -> None:
-        """Starts a further replica, with settings of its own, and waits until it is ready."""
+    def add_replica(self, name: str, env: Mapping[str, str] | None = None) -> None:
+        """Starts a further replica, with settings of its own if `env` has some, and waits until it is ready."""
         self.replicas[name] = free_port()
         arguments = ("--port", str(self.replicas[name]))
         self.stack.start(name, f"services.{self.system}.app", *arguments, env=env)
