@@ -1,9 +1,9 @@
 """Ten times the requests that a replica can answer.
 
 So that a generator on the same two cores can send ten times as many, the replica is made small: it gets the processor
-for 3 of every 20 ms, as a container with a CPU limit of 0.15 does. What it can answer then is measured first, by clients
-who each wait for their answer. The burst comes from `whiteboard.load`, in a process of its own; beside it go on the
-requests of all drills, which also look at the headers of refusals.
+for 3 of every 20 ms, as a container with a CPU limit of 0.15 does. What it can answer then is measured first, by a few
+clients who each wait for their answer. The burst comes from `whiteboard.load`, in a process of its own; beside it go on
+the requests of all drills, which also look at the headers of refusals.
 """
 
 import json
