@@ -14,6 +14,8 @@ from whiteboard.drills.outcome import Drill, Plan
 from whiteboard.drills.stage import Stage
 from whiteboard.settings import Settings
 
+pytestmark = pytest.mark.timeout(600)  # the first test founds the stage; and a busy machine is no broken promise
+
 PLAN = Plan(rate=50, seconds=3, before_s=1, after_s=0.5, recovery_s=90, slack_ms=3_000)
 
 

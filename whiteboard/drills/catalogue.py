@@ -1,6 +1,6 @@
 """All drills, in the order in which `whiteboard drill all` runs them on one stage."""
 
-from whiteboard.drills import bad_model, broker, clock, poison, registry, replicas, store, workers
+from whiteboard.drills import bad_model, broker, burst, clock, poison, registry, replicas, store, workers
 from whiteboard.drills.outcome import Drill
 
 DRILLS: dict[str, Drill] = {
@@ -14,5 +14,6 @@ DRILLS: dict[str, Drill] = {
         *poison.DRILLS,
         *clock.DRILLS,
         *broker.DRILLS,
+        *burst.DRILLS,
     )
 }
