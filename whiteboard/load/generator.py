@@ -119,7 +119,8 @@ class _Exact(selectors.DefaultSelector):
 
     def select(self, timeout: float | None = None) -> Any:
         if timeout is not None and timeout > 0:
-            select.select([self], [], [], timeout)
+            if not select.select([self], [], [], timeout)[0]:
+                return []
             timeout = 0
         return super().select(timeout)
 

@@ -1,16 +1,22 @@
 """The load generator: it sends when requests are due, counts from then, bounds its connections, and hides nothing."""
 
+import asyncio
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.conftest import WaitUntil
 from tests.unit.load.server import SLOW_S, Server
 from whiteboard.errors import LoadError
-from whiteboard.load import Call, Plan, Progress, Repeated, run, start
+from whiteboard.load import Call, Plan, Progress, Records, Repeated, run, start
+from whiteboard.load.connections import clock
+from whiteboard.load.generator import Generator
 
 
 @pytest.fixture
@@ -148,3 +154,43 @@ def test_a_plan_that_is_none_is_refused_with_the_value() -> None:
         Plan("localhost:8001", get("/ok"), rate=1, duration_s=1)
     with pytest.raises(LoadError, match="rate: 0"):
         Plan("http://localhost:8001", get("/ok"), rate=0, duration_s=1)
+
+
+@dataclass(frozen=True)
+class TwoServers:
+    """A request to the plan's server, then one to another for the same answer."""
+
+    other: str
+    kind: str = "first"
+
+    def call(self, number: int) -> Call:
+        return Call("GET", "/slow", key=str(number), kind=self.kind)
+
+    def follow_up(self, call: Call, body: bytes) -> Call | None:
+        return Call("GET", "/slow", b"", call.key, "second", self.other, True) if call.kind == self.kind else None
+
+
+def test_a_second_call_for_one_answer_goes_to_its_server_and_its_latency_includes_the_first(server: Server) -> None:
+    with Server() as other:
+        wanted = replace(plan(server, "/slow", rate=40), traffic=TwoServers(other.url))
+        rows = asyncio.run(Generator(wanted, wanted.schedule(), range(10**9), clock() + 0.1, 8).run())
+        records = Records.of(rows)
+        assert other.requests["/slow"] == server.requests["/slow"] == 40
+    second = records.where(records.kinds == "second")
+    assert len(second) == 40
+    assert second.latency_s.min() >= 2 * SLOW_S - 0.001
+    assert sorted(second.keys, key=int) == sorted(records.where(records.kinds == "first").keys, key=int)
+
+
+def test_the_sending_processes_end_with_the_one_that_asked_for_them_even_if_it_is_killed(
+    server: Server, wait_until: WaitUntil
+) -> None:
+    script = (
+        "from whiteboard.load import Call, Plan, Repeated, start\n"
+        f"load = start(Plan({server.url!r}, Repeated((Call('GET', '/ok'),)), 100, 600))\n"
+        "while True: load.running()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script]) as asking:
+        wait_until(lambda: server.requests["/ok"] > 20)
+        asking.kill()
+    wait_until(lambda: server.connections == 0, message="the connections have ended")
