@@ -159,8 +159,22 @@ def compare(sides: list[Side]) -> float:
     return largest
 
 
+def turn(side: Side, first_number: int, seconds: float) -> Figures:
+    """One side's closed loop. Ends the program if a request fails."""
+    plan = Plan(side.url, side.traffic, None, seconds, WARM_UP_S, connections=CONNECTIONS, first_number=first_number)
+    used = side.cpu_s()
+    result = run(plan)
+    used, summary = side.cpu_s() - used, result.summary("decisions")
+    for kind in result.kinds:
+        if errors := result.summary(kind).errors:
+            raise SystemExit(f"{side.name}: {kind}: {errors}")
+    decided = int((result.records.kinds == "decisions").sum())  # those of the warm-up took CPU too
+    figures = {"throughput": summary.throughput, "p50_ms": summary.p50_ms, "p99_ms": summary.p99_ms}
+    return figures | {"cpu_ms": 1000 * used / max(decided, 1)}
+
+
 def measure(sides: list[Side], rounds: int, seconds: float, console: Console) -> dict[str, list[Figures]]:
-    """For each side and round: requests a second and latencies of a closed loop."""
+    """The figures of each side in each round."""
     found: dict[str, list[Figures]] = {side.name: [] for side in sides}
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("", total=rounds * len(sides))
@@ -168,16 +182,7 @@ def measure(sides: list[Side], rounds: int, seconds: float, console: Console) ->
             order = sides[number % len(sides) :] + sides[: number % len(sides)]
             for side in order:
                 bar.update(task, description=f"round {number + 1}: {side.name}")
-                first = 1_000_000 * (number + 1)
-                plan = Plan(
-                    side.url, side.traffic, None, seconds, WARM_UP_S, connections=CONNECTIONS, first_number=first
-                )
-                result = run(plan)
-                if errors := result.summary("decisions").errors:
-                    raise SystemExit(f"{side.name}: {errors}")
-                summary = result.summary("decisions")
-                figures = {"throughput": summary.throughput, "p50_ms": summary.p50_ms, "p99_ms": summary.p99_ms}
-                found[side.name].append(figures)
+                found[side.name].append(turn(side, 1_000_000 * (number + 1), seconds))
                 bar.advance(task)
     return found
 
