@@ -52,7 +52,7 @@ BENTO_IS_QUIET = {
 }
 FEAST_RUNS_ON = "1000000000"  # requests until its worker restarts; by default 1,000, which would stop it for seconds
 
-Figures = dict[str, float]  # of one side in one round: throughput, p50_ms, p99_ms, and cpu_ms a decision
+Figures = dict[str, float]  # of one side in one round: throughput, p50_ms, p99_ms, cpu_ms a decision, failed
 
 
 @dataclass(frozen=True)
@@ -139,10 +139,13 @@ def probabilities(side: Side) -> dict[int, float]:
     """What a side says about the first payments, by number."""
     plan = Plan(side.url, side.traffic, 20, COMPARED / 20, 0, "constant", 1, keep_bodies=True, timeout_s=60)
     records = list(run(plan).records)
-    if failed := [record for record in records if record.outcome != "ok"]:
-        raise SystemExit(f"{side.name}: {len(failed)} of {len(records)} requests failed, the first with {failed[0]}")
-    said = {int(record.key.rpartition("-")[2]): probability(record.kind, record.body) for record in records}
-    return {number: value for number, value in said.items() if value is not None}
+    sound = [record for record in records if record.outcome == "ok" and not record.degraded]  # the machine may be busy
+    said = {int(record.key): probability(record.kind, record.body) for record in sound}
+    known = {number: value for number, value in said.items() if value is not None}
+    if len(known) < 0.9 * COMPARED:
+        failed = next((record for record in records if record.outcome != "ok"), None)
+        raise SystemExit(f"{side.name}: {len(known)} of {COMPARED} payments got a sound answer; {failed}")
+    return known
 
 
 def compare(sides: list[Side]) -> float:
@@ -150,9 +153,7 @@ def compare(sides: list[Side]) -> float:
     ours, largest = probabilities(sides[0]), 0.0
     for side in sides[1:-1]:  # the bare endpoint knows nothing
         theirs = probabilities(side)
-        if theirs.keys() != ours.keys():
-            raise SystemExit(f"{side.name} answered {len(theirs)} of {len(ours)} payments")
-        worst = max(ours, key=lambda number: abs(ours[number] - theirs[number]))
+        worst = max(ours.keys() & theirs.keys(), key=lambda number: abs(ours[number] - theirs[number]))
         largest = max(largest, abs(ours[worst] - theirs[worst]))
         if largest > SAME:
             raise SystemExit(f"payment {worst}: {side.name} says {theirs[worst]}, whiteboard says {ours[worst]}")
@@ -160,17 +161,15 @@ def compare(sides: list[Side]) -> float:
 
 
 def turn(side: Side, first_number: int, seconds: float) -> Figures:
-    """One side's closed loop. Ends the program if a request fails."""
+    """One side's closed loop; `failed` is the share of its requests that failed, which is in no throughput."""
     plan = Plan(side.url, side.traffic, None, seconds, WARM_UP_S, connections=CONNECTIONS, first_number=first_number)
     used = side.cpu_s()
     result = run(plan)
     used, summary = side.cpu_s() - used, result.summary("decisions")
-    for kind in result.kinds:
-        if errors := result.summary(kind).errors:
-            raise SystemExit(f"{side.name}: {kind}: {errors}")
     decided = int((result.records.kinds == "decisions").sum())  # those of the warm-up took CPU too
     figures = {"throughput": summary.throughput, "p50_ms": summary.p50_ms, "p99_ms": summary.p99_ms}
-    return figures | {"cpu_ms": 1000 * used / max(decided, 1)}
+    errors = max(result.summary(kind).error_share for kind in result.kinds)
+    return figures | {"cpu_ms": 1000 * used / max(decided, 1), "failed": errors}
 
 
 def measure(sides: list[Side], rounds: int, seconds: float, console: Console) -> dict[str, list[Figures]]:
@@ -235,7 +234,17 @@ def report(
     console: Console, sides: list[Side], found: dict[str, list[Figures]], p99_ms: float, held: float | None
 ) -> dict[str, Any]:
     """Prints the tables; the same as numbers."""
-    columns = ("side", "requests/s", "p50 ms", "p99 ms", "CPU ms", "whiteboard: requests/s", "per CPU", "configuration")
+    columns = (
+        "side",
+        "requests/s",
+        "p50 ms",
+        "p99 ms",
+        "CPU ms",
+        "failed",
+        "whiteboard: requests/s",
+        "per CPU",
+        "configuration",
+    )
     table = Table(*columns, title=f"{CONNECTIONS} connections, closed loop", title_justify="left")
     numbers: dict[str, Any] = {"connections": CONNECTIONS, "sides": {}}
     ours = found["whiteboard"]
@@ -244,15 +253,19 @@ def report(
         rate = float(np.mean([r["throughput"] for r in rows]))
         p50, p99 = (float(np.median([r[key] for r in rows])) for key in ("p50_ms", "p99_ms"))
         cpu_ms = float(np.mean([r["cpu_ms"] for r in rows]))
+        failed = float(np.mean([r["failed"] for r in rows]))
         faster, leaner = ratio(ours, rows, "throughput"), ratio(rows, ours, "cpu_ms")
         said = [f"{times:.2f}× ({low:.2f}–{high:.2f})" for times, low, high in (faster, leaner)]
         said = ["", ""] if side.name == "whiteboard" else said
-        table.add_row(side.name, f"{rate:,.0f}", f"{p50:.1f}", f"{p99:.1f}", f"{cpu_ms:.2f}", *said, side.made_of)
+        table.add_row(
+            side.name, f"{rate:,.0f}", f"{p50:.1f}", f"{p99:.1f}", f"{cpu_ms:.2f}", f"{failed:.1%}", *said, side.made_of
+        )
         numbers["sides"][side.name] = {
             "throughput": rate,
             "p50_ms": p50,
             "p99_ms": p99,
             "cpu_ms": cpu_ms,
+            "failed": failed,
             "throughput_ratio": faster,  # with its 95 % interval
             "cpu_ratio": leaner,
             "rounds": rows,
