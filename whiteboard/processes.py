@@ -16,7 +16,7 @@ from pathlib import Path
 
 from whiteboard.errors import ProcessError
 
-START_TIMEOUT_S = 90.0  # the heaviest imports take 10 s each on two busy cores
+START_TIMEOUT_S = 240.0  # bounds a failure: the heaviest imports take 10 s each on two cores, and minutes on busy ones
 STOP_TIMEOUT_S = 10.0
 POLL_S = 0.02
 TAIL_LINES = 15
