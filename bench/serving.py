@@ -3,8 +3,9 @@
     .venv/bin/python -m bench.serving --seconds 10
 
 A world's cards and terminals are in the feature store, a model of 300 trees decides, another one shadows it, and both
-events of every payment go to the broker. The load generator shares the machine's cores with all of that; the service's
-own CPU time for a decision, in the last column, says what a core of its own would do.
+events of every payment go to the spool and from there to the broker. The load generator shares the machine's cores with
+all of that; the service's own CPU time for a decision, in the last column, says what a core of its own would do. A bare
+FastAPI endpoint with the same body in and out (bench/peers/bare.py) takes turns with it.
 """
 
 import asyncio
@@ -135,9 +136,18 @@ async def load(port: int, payments: Payments, connections: int, seconds: float) 
     return [x for _, client in pairs for x in client.latencies], sum(client.failed for _, client in pairs)
 
 
+def measured(pid: int, port: int, payments: Payments, connections: int, seconds: float) -> list[str]:
+    """Rate, percentiles, failures and CPU time of one process under so many connections."""
+    used = cpu_seconds(pid)
+    latencies, failed = uvloop.run(load(port, payments, connections, seconds))
+    used = cpu_seconds(pid) - used
+    cuts = [f"{1000 * x:.2f}" for x in (*np.percentile(latencies, [50, 95, 99]), max(latencies))]
+    return [f"{len(latencies) / seconds:,.0f}", *cuts, str(failed), f"{1000 * used / len(latencies):.2f}"]
+
+
 def main(seconds: Annotated[float, typer.Option(min=1, help="for each number of connections")] = 10.0) -> None:
     """Starts everything, sends payments, prints the table."""
-    columns = ("connections", "decisions/s", "p50 ms", "p95 ms", "p99 ms", "max ms", "failed", "CPU ms")
+    columns = ("", "connections", "decisions/s", "p50 ms", "p95 ms", "p99 ms", "max ms", "failed", "CPU ms")
     table = Table(*columns, title="fraud service")
     with tempfile.TemporaryDirectory() as home, EmbeddedStack(Settings(home=Path(home))) as stack:
         settings = stack.start_broker()
@@ -150,15 +160,17 @@ def main(seconds: Annotated[float, typer.Option(min=1, help="for each number of 
         port = free_port()
         ready = url_answers(f"http://127.0.0.1:{port}/health/ready")
         service = stack.start("fraud", "services.fraud.app", "--port", str(port), ready=ready)
+        bare_port = free_port()
+        listens = url_answers(f"http://127.0.0.1:{bare_port}/openapi.json")
+        serving = ("bench.peers.bare:app", "--port", str(bare_port), "--no-access-log", "--log-level", "warning")
+        bare = stack.start("bare", "uvicorn", *serving, ready=listens)
         payments = Payments(world.tail(5_000))
-        uvloop.run(load(port, payments, 4, 1.0))  # warm
-        for connections in (1, 4, 16):
-            used = cpu_seconds(service.pid)
-            latencies, failed = uvloop.run(load(port, payments, connections, seconds))
-            used = cpu_seconds(service.pid) - used
-            cuts = [f"{1000 * x:.2f}" for x in (*np.percentile(latencies, [50, 95, 99]), max(latencies))]
-            rate, cpu_ms = f"{len(latencies) / seconds:,.0f}", f"{1000 * used / len(latencies):.2f}"
-            table.add_row(str(connections), rate, *cuts, str(failed), cpu_ms)
+        both = (("service", service.pid, port), ("bare endpoint", bare.pid, bare_port))
+        for _, _, at in both:
+            uvloop.run(load(at, payments, 4, 1.0))  # warm
+        for connections in (1, 8, 16):
+            for what, pid, at in both:
+                table.add_row(what, str(connections), *measured(pid, at, payments, connections, seconds))
     Console().print(table)
 
 

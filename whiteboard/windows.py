@@ -168,6 +168,11 @@ class Stream:
     recent: Recent | None = None
 
     @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The features' names, in order."""
+        return tuple(f.name for f in self.features)
+
+    @cached_property
     def partials(self) -> Mapping[int, tuple[Partial, ...]]:
         """By hop: the partial aggregates that a tile keeps, the count first."""
         needed: dict[int, dict[Partial, None]] = {}
@@ -221,7 +226,7 @@ class EntityFold:
         self.entity = entity
         self.streams = tuple(streams)
         self._by_topic = {s.topic: tuple(x for x in streams if x.topic == s.topic) for s in streams}
-        self._slots = {s.name: [(f, _slots(s, f)) for f in s.features] for s in streams}
+        self._readers = {s.name: _Reader(s) for s in streams}
         self._plain = tuple(s for s in streams if s.group is None)
         self.features = tuple(f.name for s in self._plain for f in s.features)
 
@@ -292,11 +297,13 @@ class EntityFold:
         Raises LateEventError when `t` is more than LATENESS before the entity's newest event: its tiles are gone.
         """
         self._check(row, t)
-        return {
-            feature.name: _value(row.tiles.get(s.name, {}), row.newest_by_stream.get(s.name), s, feature, slots, t)
-            for s in self._plain
-            for feature, slots in self._slots[s.name]
-        }
+        values: dict[str, float] = {}
+        for stream in self._plain:
+            found = self._readers[stream.name].read(
+                row.tiles.get(stream.name), row.newest_by_stream.get(stream.name), t
+            )
+            values.update(zip(stream.names, found, strict=True))
+        return values
 
     def by_group(self, row: Row, stream: Stream, t: int) -> dict[str, tuple[float, ...]]:
         """The values at time `t` (µs) of a grouped stream's features, for each group in the row; may be all 0.
@@ -304,15 +311,12 @@ class EntityFold:
         A group that is not there has the values `nothing(stream)`. Raises LateEventError as `values` does.
         """
         self._check(row, t)
-        readers = self._slots[stream.name]
-        return {
-            group: tuple(_value(hops, None, stream, feature, slots, t) for feature, slots in readers)
-            for group, hops in row.grouped.get(stream.name, {}).items()
-        }
+        read = self._readers[stream.name].read
+        return {group: tuple(read(hops, None, t)) for group, hops in row.grouped.get(stream.name, {}).items()}
 
     def nothing(self, stream: Stream) -> tuple[float, ...]:
         """The values of a grouped stream's features for a group without any event."""
-        return tuple(_value({}, None, stream, feature, slots, 0) for feature, slots in self._slots[stream.name])
+        return tuple(self._readers[stream.name].read(None, None, 0))
 
     @staticmethod
     def recent(row: Row, stream: Stream) -> list[str]:
@@ -395,32 +399,60 @@ def _slots(stream: Stream, feature: Feature) -> tuple[int, ...]:
     return tuple(stream.partials[feature.window.hop].index(partial) for partial in wanted)
 
 
-def _value(hops: Hops, newest: int | None, stream: Stream, feature: Feature, slots: tuple[int, ...], t: int) -> float:
-    if isinstance(feature, SinceLast):
-        return (feature.cap if newest is None else min(max(t - newest, 0), feature.cap)) / SECOND
-    first, last = feature.window.tiles(t)
-    tiles = [(n, tile) for n, tile in hops.get(feature.window.hop, {}).items() if first <= n <= last]
-    if isinstance(feature, RunAge):
-        mark, stop = slots
-        last_stop = max((number for number, tile in tiles if tile[stop]), default=first - 1)
-        start = min((number for number, tile in tiles if tile[mark] and number > last_stop), default=None)
-        return nan if start is None else float(last - start)
-    return _aggregate(feature, stream, slots, [tile for _, tile in tiles])
+class _Reader:
+    """Reads all features of a stream from its tiles. What several features need, the tiles within a window, is
+    gathered once: it is most of the work."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._nothing = [0.0] * len(stream.features)
+        self._since = [(i, f.cap) for i, f in enumerate(stream.features) if isinstance(f, SinceLast)]
+        windowed: dict[Window, list[tuple[int, WindowFeature | RunAge, tuple[int, ...], int]]] = {}
+        for i, feature in enumerate(stream.features):
+            if not isinstance(feature, SinceLast):
+                measure = feature.measure if isinstance(feature, WindowFeature) else ""
+                scale = stream.measure(measure).scale if measure else 1
+                windowed.setdefault(feature.window, []).append((i, feature, _slots(stream, feature), scale))
+        self._windowed = list(windowed.items())
+
+    def read(self, hops: Hops | None, newest: int | None, t: int) -> list[float]:
+        """The values at time `t` (µs), in the stream's order."""
+        values = self._nothing.copy()
+        for i, cap in self._since:
+            values[i] = (cap if newest is None else min(max(t - newest, 0), cap)) / SECOND
+        for window, features in self._windowed:
+            first, last = window.tiles(t)
+            tiles = hops.get(window.hop, {}) if hops is not None else {}
+            within = {n: tile for n, tile in tiles.items() if first <= n <= last}
+            columns = list(zip(*within.values(), strict=True))
+            for i, feature, slots, scale in features:
+                if isinstance(feature, RunAge):
+                    values[i] = _run_age(within, slots, first, last)
+                elif columns:
+                    values[i] = _aggregate(feature.function, [columns[slot] for slot in slots], scale)
+                else:
+                    values[i] = 0.0 if feature.function in ("count", "sum") else nan
+        return values
 
 
-def _aggregate(feature: WindowFeature, stream: Stream, slots: tuple[int, ...], tiles: list[Tile]) -> float:
-    count = sum(tile[slots[0]] for tile in tiles)
-    if feature.function == "count":
-        return float(count)
-    scale = stream.measure(feature.measure).scale
-    column = [tile[slots[1]] for tile in tiles]
-    if feature.function == "sum":
-        return sum(column) / scale
+def _run_age(tiles: Mapping[int, Tile], slots: tuple[int, ...], first: int, last: int) -> float:
+    mark, stop = slots
+    last_stop = max((number for number, tile in tiles.items() if tile[stop]), default=first - 1)
+    start = min((number for number, tile in tiles.items() if tile[mark] and number > last_stop), default=None)
+    return nan if start is None else float(last - start)
+
+
+def _aggregate(function: Function, columns: list[tuple[int, ...]], scale: int) -> float:
+    """`function` of at least one tile; `columns` are the counts, and the partials that it needs."""
+    if function == "count":
+        return float(sum(columns[0]))
+    if function == "sum":
+        return sum(columns[1]) / scale
+    count = sum(columns[0])
     if count == 0:
         return nan
-    if feature.function == "mean":
-        return sum(column) / (count * scale)
-    if feature.function == "std":
-        total, squares = sum(column), sum(tile[slots[2]] for tile in tiles)
+    if function == "mean":
+        return sum(columns[1]) / (count * scale)
+    if function == "std":
+        total, squares = sum(columns[1]), sum(columns[2])
         return sqrt(max(0, count * squares - total * total)) / (count * scale)
-    return (min(column) if feature.function == "min" else max(column)) / scale
+    return (min(columns[1]) if function == "min" else max(columns[1])) / scale

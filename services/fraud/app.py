@@ -9,7 +9,6 @@ The model behind the alias @champion is swapped while requests go on.
 """
 
 import asyncio
-import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -29,7 +28,7 @@ from whiteboard.fraud.features import FEATURES
 from whiteboard.fraud.model import FraudModel
 from whiteboard.fraud.routes import CUSTOMER_VIEW, TERMINAL_VIEW
 from whiteboard.hotswap import HotSwap
-from whiteboard.httpserver import serve
+from whiteboard.httpserver import serve, settle
 from whiteboard.logs import configure_logging
 from whiteboard.outbox import Outbox
 from whiteboard.problems import problems
@@ -72,8 +71,7 @@ def build(service: FraudService) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await asyncio.to_thread(service.start)
-        gc.collect()
-        gc.freeze()  # what the imports made is looked through no more: a full collection would stop us for 0.3 s
+        settle()
         following = asyncio.create_task(service.follow())
         yield
         following.cancel()

@@ -17,6 +17,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import msgspec
@@ -49,6 +50,9 @@ CACHED_ROWS = 20_000  # rows kept for when the store is away; some 30 MB
 SCORING_S = 0.02  # of the deadline, kept for what comes after the read: 0.2 ms, with room for a busy machine
 NO_ROOM = "the spool to the event log takes no more events for now; nothing was decided, try again"
 ANSWERED = tuple(DecisionOut.model_fields)
+_encode = msgspec.json.Encoder().encode
+_told = attrgetter(*ANSWERED)
+_HOPS = {hop: HOP_SECONDS.labels(hop) for hop in ("features", "model", "explanation", "produce")}
 LOGGED = ("transaction_id", "decision", "model_version", "degraded", "latency_ms")
 
 
@@ -77,7 +81,7 @@ class FraudService:
         self._rows: Recent[Key, bytes | None] = Recent(CACHED_ROWS)
         self._answered: Recent[str, tuple[Transaction, bytes]] = Recent(REMEMBERED)
         self._erasures = Erasures(settings, SYSTEM, CUSTOMER)
-        self._under_way: dict[str, tuple[Transaction, asyncio.Task[Answer]]] = {}
+        self._under_way: dict[str, tuple[Transaction, asyncio.Future[Answer]]] = {}
 
     def start(self) -> None:
         """Takes up what was decided before, and everything that is there; the rest is found by `refresh`."""
@@ -130,13 +134,24 @@ class FraudService:
         if (known := self._answered.get(transaction_id)) is not None:
             _require_same(transaction, known[0])
             return Answer(known[1], {})
-        if (running := self._under_way.get(transaction_id)) is not None:
+        while (running := self._under_way.get(transaction_id)) is not None:
             _require_same(transaction, running[0])
-            return Answer((await asyncio.shield(running[1])).body, {})
-        task = asyncio.create_task(self._decide(transaction, trace))
-        self._under_way[transaction_id] = (transaction, task)
-        task.add_done_callback(lambda _: self._under_way.pop(transaction_id))
-        return await asyncio.shield(task)  # a client that leaves must not leave half a decision
+            await asyncio.wait({running[1]})
+            if not running[1].cancelled():  # else the first one was given up, and this one takes its place
+                return Answer(running[1].result().body, {})
+        outcome: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._under_way[transaction_id] = (transaction, outcome)
+        try:
+            answer = await self._decide(transaction, trace)
+            outcome.set_result(answer)
+            return answer
+        except Exception as error:
+            outcome.set_exception(error)
+            outcome.exception()  # nobody may wait for it, and that is no reason to complain
+            raise
+        finally:
+            outcome.cancel()  # without effect unless this request was cancelled: before anything was decided
+            del self._under_way[transaction_id]
 
     async def _decide(self, transaction: Transaction, trace: str) -> Answer:
         started = time.perf_counter()
@@ -146,7 +161,7 @@ class FraudService:
             decision, hops = score(transaction, rows, champion, challenger, self.settings.exploration, started)
         except LateEventError as error:
             raise ProblemError(422, f"event_timestamp: {error}") from error
-        body = msgspec.json.encode({name: getattr(decision, name) for name in ANSWERED})
+        body = _encode(dict(zip(ANSWERED, _told(decision), strict=True)))
         handing = time.perf_counter()
         events = {TRANSACTIONS: transaction, DECISIONS: decision}
         if not self.outbox.put(events, key=transaction.customer_id, trace=trace):
@@ -154,7 +169,7 @@ class FraudService:
         self._answered.put(transaction.transaction_id, (transaction, body))
         hops["produce"] = time.perf_counter() - handing
         for hop, seconds in hops.items():
-            HOP_SECONDS.labels(hop).observe(seconds)
+            _HOPS[hop].observe(seconds)
         if logged(trace, self.settings.trace_log_share):
             log.info("decided", extra={"trace": trace, **{name: getattr(decision, name) for name in LOGGED}})
         return Answer(body, hops)

@@ -10,8 +10,6 @@ in the outbox. What users do comes back with the request's id. The model behind 
 """
 
 import asyncio
-import gc
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -28,7 +26,7 @@ from whiteboard.faults import injectable
 from whiteboard.featurestore import FeatureStore
 from whiteboard.fields import Identifier, Moment
 from whiteboard.hotswap import HotSwap
-from whiteboard.httpserver import serve
+from whiteboard.httpserver import serve, settle
 from whiteboard.lake import Lake
 from whiteboard.logs import configure_logging
 from whiteboard.outbox import Outbox
@@ -45,7 +43,6 @@ from whiteboard.webapi import create_app, taking, validated
 from whiteboard.workers import become_supervisor, end_with_supervisor
 
 MOST = 50  # items of a list
-SWITCH_S = 0.0005  # a request changes threads a few times; by default each time waits up to 5 ms for the background's
 
 
 def bootstrap(settings: Settings) -> RecommendationService:
@@ -79,8 +76,7 @@ def build(service: RecommendationService) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await asyncio.to_thread(service.start)
-        gc.collect()
-        gc.freeze()  # what the imports made is looked through no more: a full collection would stop us for 0.3 s
+        settle()
         following = asyncio.create_task(service.follow())
         yield
         following.cancel()
@@ -156,7 +152,6 @@ def main(
         end_with_supervisor()
     settings = Settings()
     configure_logging(SYSTEM, pseudonyms(settings))
-    sys.setswitchinterval(SWITCH_S)
     serve(build(bootstrap(settings)), host, port, drain_s=settings.drain_s, shared_fd=shared_fd)
 
 

@@ -77,6 +77,10 @@ def test_rows_come_back_in_the_order_asked_for_and_none_for_the_unknown(online: 
     view = online.states("fraud_terminal")
     view.push([("m1", b"one", 1), ("m2", b"two", 1)])
     assert view.read(["m2", "nobody", "m1"]) == [b"two", None, b"one"]
+    rows = online.rows("fraud_customer", "fraud_terminal")  # as services read: several views in one question
+    keys = [(v, i) for i in ("m2", "nobody", "m1") for v in ("fraud_customer", "fraud_terminal")]
+    assert rows.read(keys) == [online.states(v).read([i])[0] for v, i in keys]
+    assert sorted(filter(None, rows.read(keys))) == [b"one", b"two"]
 
 
 def test_row_of_an_overtaken_worker_loses_against_the_newer_one(online: FeatureStore) -> None:

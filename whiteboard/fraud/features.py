@@ -8,6 +8,7 @@ from the *labels* of its transactions, as they become known (the label stream, d
 """
 
 from math import floor, nan
+from typing import NamedTuple
 
 from whiteboard.dialects import DUCKDB, Dialect
 from whiteboard.fraud.events import LABELS, TRANSACTIONS, Transaction
@@ -17,9 +18,11 @@ from whiteboard.windows import (
     MINUTE,
     EntityFold,
     Measure,
+    Row,
     RunAge,
     SinceLast,
     Stream,
+    Watermark,
     Window,
     WindowFeature,
     micros,
@@ -141,26 +144,45 @@ def _derived(amount: float, t: int, values: dict[str, float]) -> dict[str, float
     }
 
 
-def online_values(amount: float, t_us: int, customer: bytes | None, terminal: bytes | None) -> dict[str, float]:
-    """Every feature of a payment of `amount` at `t_us`, from the rows of the online store; NaN where undefined.
+class States(NamedTuple):
+    """The decoded rows of a payment's customer and terminal."""
 
-    `None` stands for an entity that was never seen. Raises LateEventError when `t_us` lies too far behind a row.
-    """
-    values = CUSTOMER_FOLD.values(CUSTOMER_FOLD.decode(customer), t_us)
-    derived = _derived(amount, t_us, values)
-    return derived | values | TERMINAL_FOLD.values(TERMINAL_FOLD.decode(terminal), t_us)
+    customer: Row
+    terminal: Row
+
+    @classmethod
+    def of(cls, customer: bytes | None, terminal: bytes | None) -> "States":
+        """From the rows of the online store; None stands for an entity that was never seen."""
+        return cls(CUSTOMER_FOLD.decode(customer), TERMINAL_FOLD.decode(terminal))
+
+    def values(self, amount: float, t_us: int) -> dict[str, float]:
+        """Every feature of a payment of `amount` at `t_us`; NaN where undefined.
+
+        Raises LateEventError when `t_us` lies too far behind a row.
+        """
+        values = CUSTOMER_FOLD.values(self.customer, t_us)
+        return _derived(amount, t_us, values) | values | TERMINAL_FOLD.values(self.terminal, t_us)
+
+    def watermarks(self) -> dict[str, dict[str, tuple[int, dict[str, int]]]]:
+        """Which events the rows hold, as decisions log it: entity → topic → (epoch, {partition: last offset})."""
+        return {"customer": _logged(self.customer.watermark), "terminal": _logged(self.terminal.watermark)}
+
+
+def _logged(watermark: Watermark) -> dict[str, tuple[int, dict[str, int]]]:
+    return {
+        topic: (epoch, {str(partition): offset for partition, offset in offsets.items()})
+        for topic, (epoch, offsets) in watermark.items()
+    }
+
+
+def online_values(amount: float, t_us: int, customer: bytes | None, terminal: bytes | None) -> dict[str, float]:
+    """States.of(customer, terminal).values(amount, t_us)."""
+    return States.of(customer, terminal).values(amount, t_us)
 
 
 def watermarks(customer: bytes | None, terminal: bytes | None) -> dict[str, dict[str, tuple[int, dict[str, int]]]]:
-    """Which events the two rows hold, as decisions log it: entity → topic → (epoch, {partition: last offset})."""
-    rows = {"customer": CUSTOMER_FOLD.decode(customer), "terminal": TERMINAL_FOLD.decode(terminal)}
-    return {
-        entity: {
-            topic: (epoch, {str(partition): offset for partition, offset in offsets.items()})
-            for topic, (epoch, offsets) in row.watermark.items()
-        }
-        for entity, row in rows.items()
-    }
+    """States.of(customer, terminal).watermarks()."""
+    return States.of(customer, terminal).watermarks()
 
 
 def unseen_events_sql(rows: str, transactions: str, labels: str) -> str:
