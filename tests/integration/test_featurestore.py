@@ -14,6 +14,7 @@ import pytest
 from whiteboard.errors import FeatureStoreError
 from whiteboard.featurestore import REPO, FeatureStore
 from whiteboard.fraud.features import FEATURES
+from whiteboard.online_erasure import erase_rows
 from whiteboard.processes import free_port, wait_until
 from whiteboard.settings import Settings
 
@@ -90,6 +91,15 @@ def test_row_of_an_overtaken_worker_loses_against_the_newer_one(online: FeatureS
     assert view.read(["raced"]) == [b"newer"]
     view.push([("raced", b"newest", 12)])
     assert view.read(["raced"]) == [b"newest"]
+
+
+def test_rows_of_an_erased_person_are_gone_and_may_be_pushed_anew(online: FeatureStore) -> None:
+    view = online.states("fraud_customer")
+    view.push([("forgotten", b"row", 50), ("other", b"theirs", 50)])
+    assert erase_rows(online, ["fraud_customer"], "forgotten") == 1
+    assert view.read(["forgotten", "other"]) == [None, b"theirs"]
+    view.push([("forgotten", b"a new acquaintance", 3)])  # whose rank begins anew
+    assert view.read(["forgotten"]) == [b"a new acquaintance"]
 
 
 def test_training_set_keeps_rows_without_features_and_payments_of_one_second_apart(store: FeatureStore) -> None:
