@@ -1,7 +1,7 @@
 """Every drill, on one stage, small and short: the promise that stands against each fault is kept.
 
-Times are not judged here: on a machine that is busy with other tests an answer waits for the processor, not for a
-dependency. The slack says so.
+Times are judged by most answers, not by the slowest: on a machine that is busy with other tests some wait for the
+processor. Still most must come long before a dependency that takes half a second would let them.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,8 @@ from whiteboard.settings import Settings
 
 pytestmark = pytest.mark.timeout(600)  # the first test founds the stage; and a busy machine is no broken promise
 
-PLAN = Plan(rate=50, seconds=3, before_s=1, after_s=0.5, recovery_s=90, slack_ms=3_000)
+PLAN = Plan(rate=50, seconds=3, before_s=1, after_s=0.5, recovery_s=90, slack_ms=250, late_share=0.4, timeout_s=60)
+ON_DEMAND = {"broker-down", "broker-hangs", "spool-full", "burst"}  # by `whiteboard drill NAME`
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         yield stage
 
 
-@pytest.mark.parametrize("drill", DRILLS.values(), ids=lambda drill: drill.name)
+@pytest.mark.parametrize("drill", [d for d in DRILLS.values() if d.name not in ON_DEMAND], ids=lambda d: d.name)
 def test_promise_is_kept(stage: Stage, drill: Drill) -> None:
     outcome = drill.run(stage, PLAN)
     assert [check for check in outcome.checks if check.kept is False] == []

@@ -27,7 +27,7 @@ def promoted(stage: Stage, plan: Plan) -> Outcome:
     registry = Registry(stage.settings)
     monitor = _start_monitor(stage)
     try:
-        with stage.traffic(plan.rate) as traffic:
+        with stage.traffic(plan) as traffic:
             known = stage.settings.monitor_dir / stage.system / "champion.json"
             traffic.until(known.exists, plan.recovery_s)  # the monitor has seen who is champion
             traffic.go_on(plan.before_s)

@@ -36,7 +36,7 @@ def hangs(stage: Stage, plan: Plan) -> Outcome:
 
 def _outage(stage: Stage, plan: Plan, what: str, begin: Callable[[], None], end: Callable[[], None]) -> Outcome:
     outcome = Outcome()
-    with stage.traffic(plan.rate) as traffic:
+    with stage.traffic(plan) as traffic:
         traffic.go_on(plan.before_s)
         fault = traffic.note(what)
         begin()
@@ -61,7 +61,7 @@ def spool_full(stage: Stage, plan: Plan) -> Outcome:
     """A replica with a spool of a megabyte, and a broker that hangs until that is full."""
     outcome, name = Outcome(), f"{stage.system}-spool"
     stage.add_replica(name, {"WHITEBOARD_SPOOL_MB": "1"})
-    with stage.traffic(plan.rate, name) as traffic:
+    with stage.traffic(plan, name) as traffic:
         traffic.until(lambda: len(traffic.replies) > plan.rate, READY_S)
         fault = traffic.note("the broker hangs")
         stage.pause(BROKER)

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from itertools import islice
 
 from whiteboard.drills.judge import judge, recovered
@@ -40,7 +41,7 @@ def burst(stage: Stage, plan: Plan) -> Outcome:
         capacity = alone.summary().throughput
         rate = min(TIMES * capacity, MOST_RATE)
         more = list(islice(stage.coming_asks, int(rate * seconds * 1.2) + 100))
-        with stage.traffic(BESIDE, name) as traffic:
+        with stage.traffic(replace(plan, rate=BESIDE), name) as traffic:
             traffic.go_on(plan.before_s)
             fault = traffic.note(f"{rate:.0f} requests a second instead of {capacity:.0f}")
             crowd = run(Load(url, _calls(more), rate, seconds, warm_up_s=0, connections=300, keep_bodies=True))

@@ -1,6 +1,6 @@
 """All drills, in the order in which `whiteboard drill all` runs them on one stage."""
 
-from whiteboard.drills import bad_model, poison, registry, replicas, store, workers
+from whiteboard.drills import bad_model, broker, burst, clock, poison, registry, replicas, store, workers
 from whiteboard.drills.outcome import Drill
 
 DRILLS: dict[str, Drill] = {
@@ -12,5 +12,8 @@ DRILLS: dict[str, Drill] = {
         *workers.DRILLS,
         *replicas.DRILLS,
         *poison.DRILLS,
+        *clock.DRILLS,
+        *broker.DRILLS,
+        *burst.DRILLS,
     )
 }

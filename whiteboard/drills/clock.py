@@ -24,7 +24,7 @@ def skewed(stage: Stage, plan: Plan) -> Outcome:
     """Requests dated ahead and behind, records stamped ahead and behind, and where `faketime` is, a worker's clock."""
     outcome, worker = Outcome(), stage.stack.process(WORKERS[0])
     command = worker.command
-    with stage.traffic(plan.rate) as traffic:
+    with stage.traffic(plan) as traffic:
         traffic.go_on(plan.before_s)
         fault = traffic.note("clocks go wrong")
         if (faketime := shutil.which("faketime")) is not None:

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 class Plan:
     """How hard and how long: `seconds` is how long the fault lasts, `rate` is in requests a second.
 
-    `slack_ms` is what an answer may take beyond its deadline before that counts as broken: on a machine that is busy
-    with other things the service itself waits for the processor.
+    `slack_ms` is what an answer may take beyond its deadline, and `late_share` the share of answers that may take
+    longer still, before that counts as broken: on a machine that is busy with other things the service itself waits for
+    the processor. A client that has no answer after `timeout_s` gives up.
     """
 
     rate: float = 100.0
@@ -26,6 +27,8 @@ class Plan:
     after_s: float = 1.0  # and after it was got over
     recovery_s: float = 60.0  # longest wait until all is as before
     slack_ms: float = 100.0
+    late_share: float = 0.0
+    timeout_s: float = 10.0
 
 
 @dataclass(frozen=True)

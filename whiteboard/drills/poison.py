@@ -17,7 +17,7 @@ def poison(stage: Stage, plan: Plan) -> Outcome:
     outcome = Outcome()
     topic, good, headers = stage.sample()
     before = len(list_dead_letters(stage.settings, stage.system))
-    with stage.traffic(plan.rate) as traffic:
+    with stage.traffic(plan) as traffic:
         traffic.go_on(plan.before_s)
         fault = traffic.note("poison is sent")
         with EventProducer(stage.settings, "drill", {}) as producer:

@@ -10,7 +10,7 @@ def down(stage: Stage, plan: Plan) -> Outcome:
     outcome, victim = Outcome(), list(stage.replicas)[-1]
     database = stage.settings.mlflow_dir / "mlflow.db"
     away = database.with_suffix(".away")
-    with stage.traffic(plan.rate) as traffic:
+    with stage.traffic(plan) as traffic:
         traffic.go_on(plan.before_s)
         fault = traffic.note("the registry is gone")
         database.rename(away)

@@ -14,7 +14,7 @@ def killed(stage: Stage, plan: Plan) -> Outcome:
     """kill -9 of one of two replicas; the supervisor starts it again."""
     outcome, victim = Outcome(), next(iter(stage.replicas))
     number = list(stage.replicas).index(victim)
-    with stage.traffic(plan.rate) as traffic:
+    with stage.traffic(plan) as traffic:
         traffic.go_on(plan.before_s)
         fault = traffic.note(f"{victim} is killed")
         stage.kill(victim)
@@ -35,7 +35,7 @@ def killed(stage: Stage, plan: Plan) -> Outcome:
 def restarted(stage: Stage, plan: Plan) -> Outcome:
     """SIGTERM to one replica after the other, each when the one before is ready again: a new release under load."""
     outcome = Outcome()
-    with stage.traffic(plan.rate) as traffic:
+    with stage.traffic(plan) as traffic:
         traffic.go_on(plan.before_s)
         fault = traffic.note("the restarts begin")
         for name in list(stage.replicas):

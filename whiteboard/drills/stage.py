@@ -1,7 +1,7 @@
 """What drills break: an embedded stack of two workers and two replicas with a trained champion, and a supervisor.
 
     with FraudStage(settings, found) as stage:
-        with stage.traffic(rate=100) as traffic:
+        with stage.traffic(plan) as traffic:
             stage.kill("stream-1")                  # the supervisor starts it again
             stage.hold("broker"); stage.kill("broker")      # it does not, until it is let go
 
@@ -24,7 +24,7 @@ from urllib.request import urlopen
 
 import msgspec
 
-from whiteboard.drills.outcome import Quality
+from whiteboard.drills.outcome import Plan, Quality
 from whiteboard.drills.traffic import Ask, Reply, Traffic
 from whiteboard.embedded import BROKER, EmbeddedStack
 from whiteboard.errors import EventLogUnavailableError, ProcessError
@@ -142,9 +142,10 @@ class Stage:
         """A condition: the replica has all that it needs."""
         return url_answers(f"http://127.0.0.1:{self.replicas[replica]}/health/ready")
 
-    def traffic(self, rate: float, *replicas: str) -> Traffic:
+    def traffic(self, plan: Plan, *replicas: str) -> Traffic:
         """Load on the replicas named (default: all), from where the last drill left off."""
-        return Traffic([self.replicas[name] for name in replicas or self.replicas], self.coming_asks, rate)
+        ports = [self.replicas[name] for name in replicas or self.replicas]
+        return Traffic(ports, self.coming_asks, plan.rate, plan.timeout_s)
 
     def kill(self, name: str) -> None:
         """kill -9; returns when it is dead."""

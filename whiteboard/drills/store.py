@@ -16,7 +16,7 @@ NOTICED_S = 0.5  # a few requests may still have read the store when the fault c
 
 def _drill(stage: Stage, plan: Plan, what: str, *, delay_s: float = 0.0, error: str = "") -> Outcome:
     outcome = Outcome()
-    with stage.traffic(plan.rate) as traffic:
+    with stage.traffic(plan) as traffic:
         traffic.go_on(plan.before_s)
         fault = traffic.note(what)
         with injected(stage.settings, STORE, delay_s=delay_s, error=error):

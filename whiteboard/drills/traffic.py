@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 from whiteboard.drills.outcome import Moment
 from whiteboard.errors import ProcessError
 
-TIMEOUT_S = 10.0  # a hundred times the deadline: whoever waits that long has been hung
 LEFT_ALONE_S = 1.0  # a replica that broke a connection, as nginx's fail_timeout does it
 PAUSE_S = 0.05  # before a request is tried again
 TRIES_S = 10.0  # for which a request is tried again
@@ -68,8 +67,8 @@ class Reply:
 class Traffic:
     """Requests from `asks` at `rate` a second, from `__enter__` until `__exit__`, which waits for the last answers."""
 
-    def __init__(self, ports: list[int], asks: Iterator[Ask], rate: float) -> None:
-        self._ports, self._asks, self.rate = ports, asks, rate
+    def __init__(self, ports: list[int], asks: Iterator[Ask], rate: float, timeout_s: float = 10.0) -> None:
+        self._ports, self._asks, self.rate, self._timeout_s = ports, asks, rate, timeout_s
         self.replies: list[Reply] = []  # in the order in which they were answered
         self.moments: list[Moment] = []
         self._alone_until = [0.0] * len(ports)
@@ -166,11 +165,11 @@ class Traffic:
             reply.replica = self._choose(reply.tries)
             reply.sent_s = self.now_s
             try:
-                async with asyncio.timeout(TIMEOUT_S):
+                async with asyncio.timeout(self._timeout_s):
                     await self._exchange(ask, reply)
                 break
             except TimeoutError:
-                reply.error = f"no answer within {TIMEOUT_S:.0f} s"
+                reply.error = f"no answer within {self._timeout_s:g} s"
                 break
             except (OSError, asyncio.IncompleteReadError) as error:
                 reply.error = repr(error)

@@ -24,7 +24,7 @@ WORKING_S = 0.02  # into the batch: it takes some 50 ms
 def killed(stage: Stage, plan: Plan) -> Outcome:
     """kill -9 of one of two workers; the supervisor starts it again while the other takes over."""
     outcome, victim = Outcome(), WORKERS[0]
-    with stage.traffic(plan.rate) as traffic:
+    with stage.traffic(plan) as traffic:
         traffic.go_on(plan.before_s)
         stage.pause(victim)
         traffic.go_on(GATHER_S)
