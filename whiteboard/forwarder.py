@@ -52,6 +52,8 @@ from whiteboard.spool import (
 log = logging.getLogger("whiteboard")
 
 DAMAGED = "unknown"  # the topic of events that the disk has damaged
+# With librdkafka a key's events have been seen out of order in the log.
+CLIENT = "kafka-python"
 HEADER = "spool"  # of every event: the spool's id and the event's number, "5f0c…/4711"
 UNDER_WAY = 2_000  # events sent and not acknowledged: what has to be looked for after a crash, at most
 IDLE_S = 0.02  # between two looks for new letters; the stream worker's fetches wait longer
@@ -85,7 +87,8 @@ class Forwarder:
     """Empties one spool. `gone` tells whether its service has ended; `writer` is the service's mark in the spool."""
 
     def __init__(self, settings: Settings, folder: Path, gone: Gone, writer: str) -> None:
-        self._settings, self._folder, self._gone, self._writer = settings, folder, gone, writer
+        self._settings = settings.model_copy(update={"kafka_client": CLIENT})
+        self._folder, self._gone, self._writer = folder, gone, writer
         found = meta(folder)
         if found is None:
             raise WhiteboardError(f"{folder / META} cannot be read: this folder is no spool")
