@@ -8,22 +8,17 @@ same store. Requests are sent when they are due, whether or not earlier ones are
 latency counts from then. The load generator shares the machine's cores with all of that.
 """
 
-import asyncio
 import re
 import tempfile
-import time
-from collections import defaultdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 from urllib.request import urlopen
 
 import lightgbm
-import msgspec
 import numpy as np
 import pandas as pd
 import typer
-import uvloop
 from rich.console import Console
 from rich.table import Table
 
@@ -33,12 +28,14 @@ from whiteboard.embedded import EmbeddedStack
 from whiteboard.eventlog import EventProducer, create_topics
 from whiteboard.featurestore import FeatureStore
 from whiteboard.lake import Lake
+from whiteboard.load import Plan, run
 from whiteboard.processes import free_port, url_answers, wait_until
 from whiteboard.recommendation.candidates import Retrieval
 from whiteboard.recommendation.decision import Policy
 from whiteboard.recommendation.events import INTERACTIONS, ITEMS, SCHEMAS
 from whiteboard.recommendation.features import FEATURES, ITEM_FOLD, USER_FOLD
 from whiteboard.recommendation.ingest import interaction_of, send_item
+from whiteboard.recommendation.load import RecommendationUsers
 from whiteboard.recommendation.model import RecommendationModel
 from whiteboard.recommendation.population import WorldConfig
 from whiteboard.recommendation.position_bias import PositionBias
@@ -47,8 +44,10 @@ from whiteboard.recommendation.world import World, simulate
 from whiteboard.registry import CHAMPION, Registry, RunRecord
 from whiteboard.settings import Settings
 from whiteboard.windows import EntityFold, Row
+from whiteboard.worldclock import WorldClock
 
 DAYS, TREES = 14, 150
+WARM_UP_S = 5.0
 FOLDS: tuple[tuple[str, str, EntityFold], ...] = (
     (USER_VIEW, "user_id", USER_FOLD),
     (ITEM_VIEW, "item_id", ITEM_FOLD),
@@ -85,81 +84,12 @@ def register(registry: Registry, home: Path, world: World) -> None:
     registry.set_alias("recommendation", CHAMPION, version)
 
 
-class Load:
-    """Requests at a steady rate, over as many connections as are needed."""
-
-    def __init__(self, port: int, users: list[str]) -> None:
-        self._port, self._users = port, users
-        self._free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
-        self._number = 0
-        self.latencies: list[float] = []
-        self.hops: dict[str, list[float]] = defaultdict(list)
-        self.failed = self.degraded = 0
-
-    async def run(self, rate: float, seconds: float) -> None:
-        """Sends them, and waits for the last answer."""
-        rng, tasks, began = np.random.default_rng(1), [], time.perf_counter()
-        for number in range(int(rate * seconds)):
-            due = began + number / rate
-            await asyncio.sleep(max(0.0, due - time.perf_counter()))
-            user = self._users[int(rng.integers(len(self._users)))]
-            tasks.append(asyncio.create_task(self._one(user, due, click=bool(rng.random() < 0.5))))
-        await asyncio.gather(*tasks)
-
-    async def _one(self, user: str, due: float, *, click: bool) -> None:
-        connection = self._free.pop() if self._free else await asyncio.open_connection("127.0.0.1", self._port)
-        head, body = await _exchange(
-            connection, b"GET /v1/recommendations?user_id=%b&k=10 HTTP/1.1\r\n" % user.encode()
-        )
-        self.latencies.append(time.perf_counter() - due)
-        if not head.startswith("HTTP/1.1 200"):
-            self.failed += 1
-            return
-        answer = msgspec.json.decode(body)
-        self.degraded += answer["degraded"]
-        timing = next(line for line in head.splitlines() if line.lower().startswith("server-timing"))
-        for part in timing.partition(": ")[2].split(", "):
-            hop, _, duration = part.partition(";dur=")
-            self.hops[hop].append(float(duration))
-        shown = [item["item_id"] for item in answer["items"]]
-        done = [("view", place) for place in range(4)] + ([("click", 0)] if click else [])
-        sent = msgspec.json.encode({"interactions": [self._done(user, answer["request_id"], shown, *d) for d in done]})
-        head, _ = await _exchange(
-            connection, b"POST /v1/interactions HTTP/1.1\r\nContent-Length: %d\r\n" % len(sent), sent
-        )
-        self.failed += not head.startswith("HTTP/1.1 202")
-        self._free.append(connection)
-
-    def _done(self, user: str, request_id: str, shown: list[str], kind: str, place: int) -> dict[str, object]:
-        self._number += 1
-        return {
-            "interaction_id": f"b-{self._number}",
-            "event_timestamp": datetime.now(UTC).isoformat(),
-            "user_id": user,
-            "item_id": shown[place],
-            "event_type": kind,
-            "request_id": request_id,
-            "position": place + 1,
-        }
-
-
-async def _exchange(
-    connection: tuple[asyncio.StreamReader, asyncio.StreamWriter], head: bytes, body: bytes = b""
-) -> tuple[str, bytes]:
-    reader, writer = connection
-    writer.write(head + b"Host: bench\r\n\r\n" + body)
-    answer = (await reader.readuntil(b"\r\n\r\n")).decode()
-    length = int(answer.lower().partition("content-length: ")[2].partition("\r\n")[0])
-    return answer, await reader.readexactly(length)
-
-
-def hit_rate(port: int) -> float:
-    """Share of the candidates whose feature row came from the service's cache of items."""
-    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+def metrics(url: str) -> dict[tuple[str, str], float]:
+    """What the service has counted: by the name of the metric and the value of its (one) label."""
+    with urlopen(f"{url}/metrics", timeout=10) as answer:
         text = answer.read().decode()
-    found = re.findall(r'^whiteboard_recommendation_item_cache_total\{outcome="(\w+)"\} (\S+)', text, re.MULTILINE)
-    counts = {outcome: float(count) for outcome, count in found}
-    return counts["hit"] / (counts["hit"] + counts["miss"])
+    lines = re.findall(r'^whiteboard_recommendation_(\w+)\{\w+="(\w+)"\} (\S+)', text, re.MULTILINE)
+    return {(name, label): float(value) for name, label, value in lines}
 
 
 def main(
@@ -193,27 +123,30 @@ def main(
         ready = url_answers(f"http://127.0.0.1:{port}/health/ready")
         service = stack.start("recommendation", "services.recommendation.app", "--port", str(port), ready=ready)
         known = world.interactions["user_id"].unique().tolist()
-        uvloop.run(Load(port, known).run(rate / 2, 5.0))  # warm
+        url = f"http://127.0.0.1:{port}"
+        traffic = RecommendationUsers.made_of(known, WorldClock(datetime.now(UTC)), skew=0)
         used = cpu_seconds(service.pid), cpu_seconds(worker.pid)
-        load = Load(port, known)
-        uvloop.run(load.run(rate, seconds))
+        result = run(Plan(url, traffic, rate, seconds, warm_up_s=WARM_UP_S))
         spent = cpu_seconds(service.pid) - used[0], cpu_seconds(worker.pid) - used[1]
-        cached = hit_rate(port)
-    cuts = np.percentile(load.latencies, [50, 95, 99]) * 1000
-    cpu = [f"{1000 * seconds_ / len(load.latencies):.1f} ms" for seconds_ in spent]
+        counted = metrics(url)
+    lists, sent = result.summary(), len(result.records.where(result.records.kinds == traffic.kind))
+    cpu = [f"{1000 * seconds_ / sent:.1f} ms" for seconds_ in spent]
+    hits, misses = (counted["item_cache_total", outcome] for outcome in ("hit", "miss"))
     table = Table(title=f"recommendation service, {users:,} users, {items:,} items", show_header=False)
     for what, value in {
-        "requests": f"{len(load.latencies):,} at {rate:g}/s, {load.failed} failed, {load.degraded} degraded",
-        "latency": "p50 {:.1f} ms, p95 {:.1f} ms, p99 {:.1f} ms".format(*cuts),
-        "longest": f"{1000 * max(load.latencies):.1f} ms",
+        "requests": f"{lists.requests:,} at {rate:g}/s, {lists.failed} failed, {lists.degraded_share:.1%} degraded",
+        "latency": f"p50 {lists.p50_ms:.1f} ms, p90 {lists.p90_ms:.1f} ms, p99 {lists.p99_ms:.1f} ms",
+        "longest": f"{lists.max_ms:.1f} ms",
+        "views and clicks": f"{result.summary('interactions').failed} requests failed",
         "CPU a request": f"service {cpu[0]}, stream worker {cpu[1]}",
-        "item rows from the cache": f"{cached:.1%}",
+        "item rows from the cache": f"{hits / (hits + misses):.1%}",
     }.items():
         table.add_row(what, value)
     Console().print(table)
-    hops = Table("hop", "p50 ms", "p99 ms", title="by hop (Server-Timing)")
-    for hop, durations in load.hops.items():
-        hops.add_row(hop, *(f"{value:.2f}" for value in np.percentile(durations, [50, 99])))
+    hops = Table("hop", "mean ms", title="by hop")
+    for name, hop in counted:
+        if name == "hop_seconds_sum":
+            hops.add_row(hop, f"{1000 * counted[name, hop] / counted['hop_seconds_count', hop]:.2f}")
     Console().print(hops)
 
 
