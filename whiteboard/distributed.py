@@ -6,9 +6,11 @@
 
     whiteboard fraud train --distributed local:2
 
-Each worker keeps its share of the rows and adds its histograms to the others': the trees are those of one process, but
-for what rounding and each worker's own sample of the rows (for the borders of bins) change. LightGBM's workers talk to
-each other on ports of their own, open to the network while a fit lasts: give them a network of their own too.
+Each worker keeps its share of the rows and adds its histograms to the others'. The trees are not those of one process:
+bins come from each worker's own rows, and how many rows a leaf holds is estimated from its hessians, so that
+`min_data_in_leaf` holds less in leaves of rare frauds and trees grow larger. Compare before a model goes anywhere; the
+gates do. LightGBM's workers talk to each other on ports of their own, open to the network while a fit lasts: give them
+a network of their own too.
 
 LightGBM stops no distributed fit early. It is fitted to the end, and `best_iteration` looks afterwards where it would
 have stopped, on rows that are later than all that the workers have seen.

