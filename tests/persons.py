@@ -15,11 +15,12 @@ _WORD = re.compile(rb"[A-Za-z0-9_]+(?:-[A-Za-z0-9_]+)+")
 
 
 def distinct(settings: Settings, column: str, topics: Mapping[str, type[msgspec.Struct]]) -> set[str]:
-    """The ids in a column of the lake."""
+    """The ids in a column of the lake, without the shortest, such as c-1: scripts of HTML reports hold these too."""
     lake = Lake(settings.lake_dir)
     with connect() as connection:
         queries = (f"SELECT DISTINCT {column} FROM {lake.relation(topic, kind)}" for topic, kind in topics.items())
-        return {str(row[0]) for query in queries for row in connection.sql(query).fetchall()}
+        found = {str(row[0]) for query in queries for row in connection.sql(query).fetchall()}
+    return {person for person in found if len(person) > 4}
 
 
 def mentions(folder: Path, ids: set[str]) -> dict[str, set[str]]:
