@@ -1,6 +1,6 @@
 """The OpenAPI document: FastAPI's, with what our outermost layer adds to every operation.
 
-paths./v1/decisions.post   security [{"apiKey": []}]   responses … 400 401 408 413 422 429 431 500, each a problem
+paths./v1/decisions.post   security [{"apiKey": []}]   responses … 400 401 408 413 422 429 431 500 503, each a problem
 
 A document that leaves out a status is a document that lies; Schemathesis looks for that in CI.
 """
@@ -20,6 +20,7 @@ ANYWHERE = problems(
         400: "the request cannot be read, or its connection ended half-way",
         431: "request line and headers are too large",
         500: "a bug of ours; the detail names the trace under which the log has more",
+        503: "as many requests are under way as can be answered in time; try again",
     }
 )
 WITH_BODY = problems({408: "the body came too slowly", 413: "the body is too large"})
