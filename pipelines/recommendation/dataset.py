@@ -144,9 +144,6 @@ def build(settings: Settings, as_of: datetime | None = None, config: RetrievalCo
         connection.register("training_rows", rows)
         with executor(settings, connection) as engine:
             write_features(connection, engine, store.source_path("recommendation_user_values"))
-            training_rows, events = engine.table("training_rows"), engine.table("seen_interactions")
-            sql = point_in_time_sql(training_rows, events, "created", engine.dialect)
-            engine.write(sql, store.source_path("recommendation_user_values"))
     asked = rows[["shown_id", "user_id", "item_id", "event_timestamp"]]
     joined = store.training_set(asked, "recommendation_training", "shown_id")
     others = ["request_id", "created_timestamp", *OUTCOMES]
@@ -158,8 +155,8 @@ def build(settings: Settings, as_of: datetime | None = None, config: RetrievalCo
 
 
 def write_features(connection: duckdb.DuckDBPyConnection, engine: Executor, path: Path) -> None:
-    """The features of the connection's `training_rows` from its `interactions`, point in time, as a Parquet file."""
-    rows, interactions = engine.table("training_rows"), engine.table("interactions")
+    """The features of the connection's `training_rows` from its `seen_interactions`, point in time, as a Parquet file."""
+    rows, interactions = engine.table("training_rows"), engine.table("seen_interactions")
 
     def sql(part: Slice) -> str:
         events = part.events(interactions, engine.dialect)
