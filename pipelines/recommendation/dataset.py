@@ -155,7 +155,7 @@ def build(settings: Settings, as_of: datetime | None = None, config: RetrievalCo
 
 
 def write_features(connection: duckdb.DuckDBPyConnection, engine: Executor, path: Path) -> None:
-    """The features of the connection's `training_rows` from its `seen_interactions`, point in time, as a Parquet file."""
+    """The point-in-time features of `training_rows` from `seen_interactions`, as a Parquet file."""
     rows, interactions = engine.table("training_rows"), engine.table("seen_interactions")
 
     def sql(part: Slice) -> str:
