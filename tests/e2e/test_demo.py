@@ -75,7 +75,7 @@ def test_logs_reports_and_models_name_no_customer(run: tuple[subprocess.Complete
         assert mentions(home / folder, customers) == {}
     assert not [customer for customer in customers if customer in done.stdout + done.stderr]
     pseudonym = pseudonyms(settings)
-    log = (home / "logs" / "fraud.log").read_text()
+    log = "".join(path.read_text() for path in (home / "logs").glob("stream-*.log"))
     assert [customer for customer in customers if pseudonym(customer) in log]
 
 
