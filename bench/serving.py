@@ -75,7 +75,8 @@ class Client(asyncio.Protocol):
             self._transport.close()
             return
         body = self._payments.next()
-        head = b"POST /v1/decisions HTTP/1.1\r\nHost: bench\r\nContent-Length: %d\r\n\r\n" % len(body)
+        head = b"POST /v1/decisions HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
+        head += b"Content-Length: %d\r\n\r\n" % len(body)
         self._sent_at = time.perf_counter()
         self._transport.write(head + body)
 
@@ -171,7 +172,7 @@ def main(seconds: Annotated[float, typer.Option(min=1, help="for each number of 
         for connections in (1, 8, 16):
             for what, pid, at in both:
                 table.add_row(what, str(connections), *measured(pid, at, payments, connections, seconds))
-    Console().print(table)
+    Console(width=110).print(table)
 
 
 if __name__ == "__main__":

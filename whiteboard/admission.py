@@ -20,6 +20,7 @@ LIMIT = Gauge("whiteboard_http_in_flight_limit", "requests under way from which 
 FIRST_COST_S = 0.001  # of a request, before any was measured
 LEAST, MOST = 8, 1_000  # a handful must always fit: requests that wait for a slow store cost the process nothing
 SMOOTHING = 1 / 64  # follows within some hundred requests
+OUTLIER = 4.0  # a request counts for at most so many usual ones: when the machine stalls, all under way are late once
 
 
 class Admission:
@@ -36,7 +37,7 @@ class Admission:
     @property
     def limit(self) -> int:
         """How many requests fit into the budget side by side, as far as is known by now."""
-        return min(MOST, max(LEAST, int(self._budget_s / self._cost_s)))
+        return min(MOST, max(LEAST, int(self._budget_s / max(self._cost_s, 1e-6))))
 
     def full(self, under_way: int) -> bool:
         """Whether one more is to be refused; counts it then."""
@@ -47,4 +48,5 @@ class Admission:
 
     def answered(self, seconds: float, under_way: int) -> None:
         """Learns from a request that took so long while so many, itself among them, were under way."""
-        self._cost_s += SMOOTHING * (seconds / under_way - self._cost_s)
+        cost_s = min(seconds / under_way, OUTLIER * self._cost_s)
+        self._cost_s += SMOOTHING * (cost_s - self._cost_s)

@@ -29,11 +29,18 @@ def test_slower_requests_lower_the_limit_and_it_comes_back_by_itself() -> None:
     assert admission.limit == pytest.approx(100, abs=5)
 
 
+def test_one_stall_of_the_machine_is_no_reason_to_refuse() -> None:
+    admission = Admission("toy", budget_s=0.05)
+    busy(admission, 0.0006, 16)
+    busy(admission, 0.05, 16, 16)  # all that were under way took 0.8 s, once
+    assert admission.limit > 32
+
+
 def test_a_handful_always_fits_and_the_number_has_an_end() -> None:
     admission = Admission("toy", budget_s=0.05)
     busy(admission, 10.0, 1)
     assert admission.limit == LEAST and not admission.full(LEAST - 1)
-    busy(admission, 0.0, 1, 5_000)
+    busy(admission, 0.00001, 1, 5_000)
     assert admission.limit == MOST
 
 
