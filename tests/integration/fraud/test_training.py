@@ -146,12 +146,9 @@ def test_spark_builds_the_same_set_to_the_last_bit(settings: Settings, dataset: 
     assert by_spark.fingerprint == dataset.fingerprint
 
 
-@pytest.mark.xfail(
-    strict=False, reason="LightGBM's data-parallel learner estimates a leaf's rows from hessians: see decision 17"
-)
 @pytest.mark.usefixtures("dask")
 def test_two_workers_fit_trees_as_good_as_those_of_one_process(dataset: Dataset) -> None:
-    """The same average precision, on the later slice, as another seed may give or take."""
+    """On the later slice every seed's average precision differs by less than one process's differ between seeds."""
     slices = split(dataset, CONFIG)
 
     def judged(seed: int, client: "Client | None") -> tuple[float, int]:
@@ -160,10 +157,10 @@ def test_two_workers_fit_trees_as_good_as_those_of_one_process(dataset: Dataset)
         return average_precision(slices.test, scores), booster.best_iteration
 
     with workers("local:2") as client:
-        alone, together = (np.array([judged(seed, by) for seed in range(5)]) for by in (None, client))
-    spread = np.ptp(alone[:, 0])
-    assert spread > 0
-    assert abs(alone[:, 0].mean() - together[:, 0].mean()) < spread
+        alone, together = (np.array([judged(seed, by) for seed in range(3)]) for by in (None, client))
+    noise = np.ptp(alone[:, 0])
+    assert 0 < noise < 0.1
+    assert np.abs(alone[:, 0] - together[:, 0]).max() < noise / 2
     assert (together[:, 1] < 60).any(), "some fit was stopped early, as those of one process are"
 
 

@@ -89,9 +89,6 @@ def test_spark_builds_the_same_set_to_the_last_bit(lived: tuple[Settings, World]
     assert by_spark.fingerprint == dataset.fingerprint
 
 
-@pytest.mark.xfail(
-    strict=False, reason="LightGBM's data-parallel learner estimates a leaf's rows from hessians: see decision 17"
-)
 @pytest.mark.usefixtures("dask")
 def test_two_workers_fit_a_ranker_as_good_as_that_of_one_process(dataset: Dataset) -> None:
     """The same nDCG, on the later slice, as another seed may give or take."""
@@ -104,10 +101,11 @@ def test_two_workers_fit_a_ranker_as_good_as_that_of_one_process(dataset: Datase
         return float(requests.ndcg(np.asarray(booster.predict(slices.test.matrix(), num_threads=1))).mean())
 
     with workers("local:2") as client:
-        alone, together = (np.array([judged(seed, by) for seed in range(5)]) for by in (None, client))
-    spread = np.ptp(alone)
-    assert spread > 0
-    assert abs(alone.mean() - together.mean()) < spread
+        alone, together = (np.array([judged(seed, by) for seed in range(3)]) for by in (None, client))
+    print(alone, together)
+    noise = np.ptp(alone)
+    assert noise > 0
+    assert abs(alone.mean() - together.mean()) < noise
 
 
 def test_a_rows_features_are_those_that_the_service_would_have_computed(
