@@ -173,6 +173,7 @@ def test_a_model_fitted_by_workers_is_registered_like_any_other(settings: Settin
     model = FraudModel.load(Registry(settings).download(made.ref))
     assert model.features == FEATURES
     risk = model.predict(made.trained.slices.test.matrix())
+    assert "127.0.0.1" not in model.trees, "where its workers were is no part of a model"
     assert average_precision(made.trained.slices.test, risk) > 10 * made.trained.slices.test.is_fraud.mean()
 
 
