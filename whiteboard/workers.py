@@ -19,6 +19,8 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
+from ipaddress import ip_address
 from itertools import count
 from types import FrameType
 from typing import Annotated
@@ -37,6 +39,14 @@ RESTART_S = 1.0
 PORT_STEP = 10  # the next port up is the next system's
 
 
+def _reachable(host: str) -> str:
+    """An address at which this machine reaches what is bound to `host`: loopback, if that is all addresses."""
+    with suppress(ValueError):  # a name
+        if ip_address(host).is_unspecified:
+            return "127.0.0.1"
+    return host
+
+
 class Worker:
     """One process, and its own port."""
 
@@ -45,7 +55,7 @@ class Worker:
         command = [sys.executable, "-m", module, "--host", host, "--port", str(port)]
         fd = listener.fileno()
         self._child = subprocess.Popen([*command, "--shared-fd", str(fd)], pass_fds=[fd], stdin=subprocess.PIPE)
-        self._answers = url_answers(f"http://{host if host != '0.0.0.0' else '127.0.0.1'}:{port}/health/live")
+        self._answers = url_answers(f"http://{_reachable(host)}:{port}/health/live")
 
     @property
     def alive(self) -> bool:
