@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -204,13 +205,15 @@ def test_an_endless_chunked_body_is_refused_and_the_next_request_is_answered(run
 
 
 def test_on_sigterm_every_answered_decision_is_in_the_log(running: Running, wait_until: WaitUntil) -> None:
-    done: list[int] = []
-    with DecisionClient(running.port, connections=8) as client, ThreadPoolExecutor(1) as pool:
-        load = pool.submit(client.score, payments("stop", 2000), lambda: done.append(1))
-        wait_until(lambda: len(done) > 100)
-        running.stack.process("fraud").terminate()
-        answers = load.result()
-    assert 100 < len(answers.decisions) < 2000  # it was stopped in the midst of it
+    answers, service = Answers(), running.stack.process("fraud")
+    with DecisionClient(running.port, connections=8) as client:
+        for number in count():  # it answers while it drains, so the load goes on until it has ended
+            answers.extend(client.score(payments(f"stop-{number}", 100)))
+            if number == 1:
+                service.ask_to_stop()
+            if not service.alive:
+                break
+    assert len(answers.decisions) > 100
     answered = {d["transaction_id"] for d in answers.decisions}
     wait_until(lambda: answered <= {r.event.transaction_id for r in running.logged(DECISIONS, "stop")})
     assert answered <= {r.event.transaction_id for r in running.logged(TRANSACTIONS, "stop")}
