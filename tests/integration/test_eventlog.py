@@ -69,7 +69,7 @@ class Reader:
     positions: Positions = field(default_factory=dict)
     dead: int = 0
 
-    def read(self, count: int, timeout_s: float = 60.0) -> None:
+    def read(self, count: int, timeout_s: float = 120.0) -> None:
         """Reads on until `count` records, dead letters included, have been read in all."""
         deadline = time.monotonic() + timeout_s
         while len(self.records) + self.dead < count:

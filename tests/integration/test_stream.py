@@ -178,5 +178,5 @@ def test_rows_of_a_lost_log_are_rebuilt_from_the_lake_and_new_offsets_count(tmp_
             count = 4 if len(ids) == 1 else 6
 
             state = partial(rows_and_lake, store, lake)
-            wait_until(lambda: state() == (count, count, count), f"{count} payments are in rows and lake", 60)  # noqa: B023
+            wait_until(lambda: state() == (count, count, count), f"{count} payments are in rows and lake", 120)  # noqa: B023
     assert ids[0] != ids[1]
