@@ -11,7 +11,7 @@ overtaken) one succeeds and the other drops its copy. Readers see what is commit
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime
 from pathlib import Path
 from tempfile import gettempdir
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from whiteboard.records import Record
 
+Positions = Mapping[tuple[int, int], int]  # (epoch, partition) → offset
 ERASED_MARK = "_erased"  # below the lake: somebody was erased, so look out for events that are nobody's
 _POSITION = [
     pa.field("epoch", pa.int32()),
@@ -162,21 +163,36 @@ class Lake(Commits):
         """The event days of which the topic has files, oldest first."""
         return sorted(date.fromisoformat(path.name[5:]) for path in (self.root / topic).glob("date=*"))
 
-    def files(self, topic: str, since: date | None = None) -> list[Path]:
-        """The committed data files, optionally only of event days from `since` on."""
+    def files(self, topic: str, since: date | None = None, beyond: Positions | None = None) -> list[Path]:
+        """The committed data files, optionally only of event days from `since` on.
+
+        With `beyond`, by (epoch, partition) an offset, those that end before it are left out.
+        """
         folder = self.root / topic
         names = [name for path in self._commits(topic) for name in json.loads(path.read_text())["files"]]
-        return [folder / n for n in names if since is None or n.partition("/")[0] >= f"date={since.isoformat()}"]
+        return [
+            folder / name
+            for name in names
+            if (since is None or name.partition("/")[0] >= f"date={since.isoformat()}")
+            and (not beyond or _reaches(name, beyond))
+        ]
 
     def relation(
-        self, topic: str, kind: type[msgspec.Struct], since: date | None = None, *, nobodys: bool = False
+        self,
+        topic: str,
+        kind: type[msgspec.Struct],
+        since: date | None = None,
+        *,
+        beyond: Positions | None = None,
+        nobodys: bool = False,
     ) -> str:
         """SQL text for DuckDB's FROM: the events of `topic`, or an empty table with the same columns.
 
+        `since` and `beyond` leave out whole files, as `files` does: what is left may hold earlier events too.
         With `nobodys` those of erased persons are among them, as far as others' sums hold them: under the id ERASED,
         which joins with nothing. Features are computed with them, everything else is without.
         """
-        files = self.files(topic, since)
+        files = self.files(topic, since, beyond)
         if files:
             quoted = ", ".join("'" + str(file).replace("'", "''") + "'" for file in files)
             rows = f"read_parquet([{quoted}], hive_partitioning = false)"
@@ -209,6 +225,12 @@ class Lake(Commits):
         for orphan in orphans:
             orphan.unlink()
         return orphans
+
+
+def _reaches(name: str, beyond: Positions) -> bool:
+    """Whether the data file holds an offset that is not before `beyond`."""
+    epoch, partition, _, last = (int(number) for number in Path(name).stem.split("-"))
+    return last >= beyond.get((epoch, partition), 0)
 
 
 def _fields(kind: type[msgspec.Struct]) -> dict[str, Any]:

@@ -262,9 +262,12 @@ class Monitor:
         self, connection: duckdb.DuckDBPyConnection, done: dict[str, int], coverage: Coverage
     ) -> pd.DataFrame:
         """The next decisions that can be compared, of each partition the oldest; a backlog must fit into memory too."""
+        topic, kind = self.decisions
+        beyond = {(int(epoch), int(at)): n for key, n in done.items() for epoch, at in [key.split("/")]}
+        rows = self.rows(self.lake.relation(topic, kind, beyond=beyond))  # not all of them again every day
         known = ", ".join(f"({at.replace('/', ', ')}, {following})" for at, following in {"-1/-1": 0, **done}.items())
         fresh = connection.sql(
-            f"SELECT d.* FROM ({self.rows(self.relation())}) d "
+            f"SELECT d.* FROM ({rows}) d "
             f"LEFT JOIN (VALUES {known}) AS done(epoch, partition, following) "
             'USING (epoch, partition) WHERE "offset" >= coalesce(following, 0) '
             f'QUALIFY dense_rank() OVER (PARTITION BY epoch, partition ORDER BY "offset") <= {self.at_once} '

@@ -32,6 +32,7 @@ from whiteboard.fraud.features import FEATURES
 from whiteboard.fraud.live import LiveConfig, LiveWorld
 from whiteboard.fraud.model import FraudModel
 from whiteboard.processes import free_port, url_answers
+from whiteboard.pseudonyms import pseudonyms
 from whiteboard.recommendation.live import LiveConfig as RecommendationConfig
 from whiteboard.registry import CHAMPION, Registry, RunRecord
 from whiteboard.settings import Settings
@@ -239,9 +240,10 @@ def test_a_trace_is_followed_from_the_request_through_kafka_to_the_workers_log(
     pushed = wait_until(lambda: lines if len(lines := _traced(running.lines("stream", "pushed"))) == 2 else [])
     places = {(line["topic"], line["partition"], line["offset"], line["view"], line["entity"]) for line in pushed}
     customer, terminal = records[TRANSACTIONS], records[TRANSACTIONS_BY_TERMINAL]
+    named = pseudonyms(running.settings)
     assert places == {
-        (TRANSACTIONS, customer.partition, customer.offset, "fraud_customer", "c-followed"),
-        (TRANSACTIONS_BY_TERMINAL, terminal.partition, terminal.offset, "fraud_terminal", "m-followed"),
+        (TRANSACTIONS, customer.partition, customer.offset, "fraud_customer", named("c-followed")),
+        (TRANSACTIONS_BY_TERMINAL, terminal.partition, terminal.offset, "fraud_terminal", named("m-followed")),
     }
 
 

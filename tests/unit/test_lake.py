@@ -203,6 +203,19 @@ def test_files_lie_by_event_day_and_are_compressed(tmp_path: Path) -> None:
     assert metadata.row_group(0).column(0).compression == "ZSTD"
 
 
+def test_files_that_end_before_an_offset_are_left_out(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    sink = sink_of(lake)
+    for first, last in ((0, 2), (2, 4)):
+        feed(sink, first, last)
+        sink.flush()
+    early, *later = lake.files(TRANSACTIONS)
+    assert lake.files(TRANSACTIONS, beyond={(0, 0): 1}) == [early, *later]
+    assert lake.files(TRANSACTIONS, beyond={(0, 0): 2}) == later
+    assert lake.files(TRANSACTIONS, beyond={(1, 0): 9}) == [early, *later], "another log, another count"
+    assert "WHERE false" in lake.relation(TRANSACTIONS, Transaction, beyond={(0, 0): 4})
+
+
 def test_event_day_is_that_of_utc_wherever_the_event_comes_from(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
     sink = sink_of(lake)
