@@ -43,7 +43,8 @@ from whiteboard.verdicts import verdicts
 
 MARKER = "demo.json"  # names a home that a demo made and may therefore wipe
 WORKERS = 2
-_POSITION = re.compile(r'^whiteboard_stream_position\{partition="(\d+)",topic="([^"]+)"\} (\S+)$', re.MULTILINE)
+_POSITIONS = "whiteboard_stream_position"
+_POSITION = re.compile(rf'^{_POSITIONS}\{{partition="(\d+)",topic="([^"]+)"\}} (\S+)$', re.MULTILINE)
 
 
 @dataclass
@@ -153,7 +154,7 @@ class Story:
             self.stack.check()
             positions: dict[tuple[str, str], float] = {}
             for port in self.worker_ports:
-                with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as response:
+                with urlopen(f"http://127.0.0.1:{port}/metrics?name[]={_POSITIONS}", timeout=5) as response:
                     for partition, topic, offset in _POSITION.findall(response.read().decode()):
                         positions[topic, partition] = max(float(offset), positions.get((topic, partition), 0))
             return all(sum(o for (t, _), o in positions.items() if t == topic) >= n for topic, n in expected.items())

@@ -116,7 +116,7 @@ class Demo(Story):
             with self.stage("batch", "Recommendations for all users in batch"):
                 self._batch(self.config.first_live_day - timedelta(days=1))
             with (
-                FeedClient(self.service_port, connections=1, api_key=self.settings.client_key) as client,
+                FeedClient(self.service_port, connections=2, api_key=self.settings.client_key) as client,
                 EventProducer(self.settings, "demo", SCHEMAS) as producer,
             ):
                 self._live(client, producer)

@@ -21,7 +21,6 @@ import pytest
 from kafka import KafkaConsumer, TopicPartition
 from mlflow import MlflowClient
 
-from whiteboard.drift import Baseline, distance
 from whiteboard.eventlog import client_config
 from whiteboard.events import Alert
 from whiteboard.fraud.calibration import Calibration
@@ -205,16 +204,6 @@ def settings(registered: Settings, tmp_path: Path) -> Settings:
     return settings
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drift without Evidently's plots, which take a second a day; the worker's test has them."""
-
-    def scores(self: Baseline, window: pd.DataFrame, *_: object) -> dict[str, float]:
-        return {str(c): distance(self.reference[c], window[c]) for c in window.columns}
-
-    monkeypatch.setattr(Baseline, "_evidently", scores)
-
-
 def windows(settings: Settings) -> list[dict[str, Any]]:
     path = settings.monitor_dir / "fraud" / "windows.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
@@ -271,7 +260,7 @@ def test_worker_judges_the_days_that_are_over_tells_and_stops_on_sigterm(
     assert sorted(path.name for path in reports.iterdir()) == [f"{day}.html" for day in days(0, 1, 2)]
 
 
-def test_payment_dated_far_ahead_ends_no_day(settings: Settings, calm: Traffic, quick: None) -> None:
+def test_payment_dated_far_ahead_ends_no_day(settings: Settings, calm: Traffic) -> None:
     stray = Traffic(records={topic: list(records) for topic, records in calm.records.items()})
     last = stray.records[DECISIONS][-1]
     ahead = msgspec.structs.replace(last.event, event_timestamp=last.event.event_timestamp + timedelta(days=40))
@@ -294,7 +283,6 @@ def test_once_judges_the_newest_day_too_if_told_so_and_exits(settings: Settings,
     assert [w["day"] for w in windows(settings)] == days(2, 3)
 
 
-@pytest.mark.usefixtures("quick")
 def test_restarted_monitor_goes_on_after_the_last_whole_line(settings: Settings, calm: Traffic) -> None:
     sink_all(settings, calm)
     assert FraudMonitor(settings).work() == 3
@@ -309,7 +297,6 @@ def test_restarted_monitor_goes_on_after_the_last_whole_line(settings: Settings,
     assert windows(settings)[:-1] == [*earlier, again]
 
 
-@pytest.mark.usefixtures("quick")
 def test_day_is_over_when_the_next_has_begun_a_while_ago(settings: Settings, calm: Traffic) -> None:
     sink_all(settings, calm)
     a_while_s = (
@@ -319,7 +306,6 @@ def test_day_is_over_when_the_next_has_begun_a_while_ago(settings: Settings, cal
     assert [w["day"] for w in windows(settings)] == days(0)
 
 
-@pytest.mark.usefixtures("quick")
 def test_changed_pattern_raises_one_alert_for_the_version_that_met_it(
     settings: Settings, wait_until: WaitUntil
 ) -> None:
@@ -339,7 +325,6 @@ def test_changed_pattern_raises_one_alert_for_the_version_that_met_it(
     assert alert.value > alert.limit
 
 
-@pytest.mark.usefixtures("quick")
 def test_alert_is_repeated_when_some_windows_later_the_same_version_still_decides(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -349,7 +334,6 @@ def test_alert_is_repeated_when_some_windows_later_the_same_version_still_decide
     assert [len(w["alerts"]) for w in windows(settings)] == [1, 0, 0, 1]
 
 
-@pytest.mark.usefixtures("quick")
 def test_quality_below_its_limit_raises_an_alert_once_labels_are_mature(settings: Settings) -> None:
     sink_all(settings, Traffic(blind=True).live())
     # a blind model's scores have drifted, too
@@ -370,7 +354,6 @@ def champion(settings: Settings) -> Iterator[Callable[[str], None]]:
             client.delete_model_version_tag("fraud", version, tag)
 
 
-@pytest.mark.usefixtures("quick")
 def test_version_promoted_by_hand_that_does_worse_than_the_one_before_is_taken_back(
     settings: Settings, champion: Callable[[str], None], wait_until: WaitUntil
 ) -> None:
@@ -393,7 +376,6 @@ def test_version_promoted_by_hand_that_does_worse_than_the_one_before_is_taken_b
     assert (told.value < 0.3, told.limit > 0.9) == (True, True), "what served, and what would have served better"
 
 
-@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("why", ["the one before is no better", "nobody served before", "it is switched off"])
 def test_poor_version_stays_where(settings: Settings, champion: Callable[[str], None], why: str) -> None:
     served, before = ("1", "2") if why == "the one before is no better" else ("2", "1")
@@ -412,7 +394,6 @@ def test_poor_version_stays_where(settings: Settings, champion: Callable[[str], 
     assert [[a["kind"] for a in w["alerts"]] for w in windows(settings)] == [[], [], ["quality"], []]
 
 
-@pytest.mark.usefixtures("quick")
 def test_new_version_is_not_blamed_for_the_decisions_of_the_old_one(settings: Settings) -> None:
     traffic = Traffic(blind=True).live()
     last = [r for r in traffic.records[DECISIONS] if r.event.event_timestamp.date().isoformat() in days(2, 3)]
@@ -426,7 +407,6 @@ def test_new_version_is_not_blamed_for_the_decisions_of_the_old_one(settings: Se
     assert [(w["quality"]["labelled"], w["alerts"]) for w in found[2:]] == [(0, []), (0, [])]
 
 
-@pytest.mark.usefixtures("quick")
 def test_feature_that_differs_offline_raises_an_alert_with_an_example(settings: Settings, calm: Traffic) -> None:
     traffic = Traffic(records={topic: list(records) for topic, records in calm.records.items()})
     wrong = traffic.records[DECISIONS][300]
@@ -441,7 +421,6 @@ def test_feature_that_differs_offline_raises_an_alert_with_an_example(settings: 
     assert [a["kind"] for a in found[0]["alerts"]] == ["parity"]
 
 
-@pytest.mark.usefixtures("quick")
 def test_decisions_are_compared_when_the_lake_has_caught_up_with_them(
     settings: Settings, calm: Traffic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -459,7 +438,6 @@ def test_decisions_are_compared_when_the_lake_has_caught_up_with_them(
     assert sum(w["parity"]["mismatched"] for w in windows(settings)) == 0
 
 
-@pytest.mark.usefixtures("quick")
 def test_decisions_by_rules_are_a_window_without_a_drift_verdict(settings: Settings) -> None:
     sink_all(settings, Traffic(version="rules").live())
     FraudMonitor(settings).work()

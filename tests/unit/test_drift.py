@@ -1,10 +1,12 @@
-"""Drift verdicts by Evidently, with thresholds calibrated on the reference."""
+"""Drift verdicts with thresholds calibrated on the reference, and Evidently's page of them."""
 
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from evidently import DataDefinition, Dataset, Report
+from evidently.metrics import DriftedColumnsCount, ValueDrift
 
 from whiteboard.drift import LEAST_THRESHOLD, Baseline, ColumnDrift, DriftVerdict, distance
 
@@ -35,18 +37,7 @@ def baseline() -> Baseline:
     return Baseline.of(sample(0, days=10), COLUMNS)
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The distances without Evidently, whose plots take a second; two tests below show that they are the same."""
-
-    def scores(self: Baseline, window: pd.DataFrame, *_: object) -> dict[str, float]:
-        return {str(c): distance(self.reference[c], window[c]) for c in window.columns}
-
-    monkeypatch.setattr(Baseline, "_evidently", scores)
-
-
 @pytest.mark.parametrize("rows", [100, ROWS, 3 * ROWS])
-@pytest.mark.usefixtures("quick")
 def test_day_of_the_same_population_has_not_drifted(baseline: Baseline, rows: int) -> None:
     assert [baseline.compare(sample(seed, rows=rows)).drifted for seed in range(1, 21)] == [False] * 20
 
@@ -57,7 +48,9 @@ def test_new_pattern_in_two_columns_is_drift_and_names_them(baseline: Baseline, 
     verdict = baseline.compare(window, tmp_path / "reports" / "day.html")
     assert verdict.drifted
     assert set(verdict.farthest()) == {"f2", "f5"}
-    assert (tmp_path / "reports" / "day.html").stat().st_size > 100_000
+    page = (tmp_path / "reports" / "day.html").read_text()
+    assert len(page) > 100_000
+    assert {column for column in COLUMNS if f"Drift in column '{column}'" in page} == {"f2", "f5"}
 
 
 def test_one_column_in_thirty_that_wanders_off_is_no_drift_of_the_window() -> None:
@@ -66,10 +59,22 @@ def test_one_column_in_thirty_that_wanders_off_is_no_drift_of_the_window() -> No
     assert DriftVerdict(500, {"far": far, "too": far} | {f"f{i}": calm for i in range(28)}).drifted
 
 
-def test_evidently_measures_the_distance_that_the_thresholds_are_made_of(baseline: Baseline) -> None:
+def test_evidently_measures_the_same_distance_and_counts_the_same_columns(baseline: Baseline) -> None:
     window = sample(3)
-    for column, drift in baseline.compare(window).columns.items():
-        assert drift.score == pytest.approx(distance(baseline.reference[column], window[column]), rel=1e-12)
+    window["f2"] += 1.0
+    verdict = baseline.compare(window)
+    thresholds = {name: column.threshold for name, column in verdict.columns.items()}
+    report = Report(
+        [
+            DriftedColumnsCount(num_method="wasserstein", per_column_threshold=thresholds),
+            *(ValueDrift(column=c, method="wasserstein", threshold=t) for c, t in thresholds.items()),
+        ]
+    )
+    definition = DataDefinition(numerical_columns=list(thresholds))
+    ours, theirs = (Dataset.from_pandas(f[list(thresholds)], definition) for f in (window, baseline.reference))
+    count, *distances = (metric["value"] for metric in report.run(ours, theirs).dict()["metrics"])
+    assert distances == pytest.approx([column.score for column in verdict.columns.values()], rel=1e-12)
+    assert count == {"count": 1, "share": pytest.approx(verdict.share)}
 
 
 def test_column_whose_days_differ_by_themselves_gets_a_wider_threshold() -> None:
@@ -78,21 +83,18 @@ def test_column_whose_days_differ_by_themselves_gets_a_wider_threshold() -> None
     assert min(restless.values()) >= LEAST_THRESHOLD
 
 
-@pytest.mark.usefixtures("quick")
 def test_smaller_window_must_lie_farther_away_to_have_drifted(baseline: Baseline) -> None:
     small, usual, large = (baseline.compare(sample(5, rows=rows)).columns["f0"].threshold for rows in (100, 400, 1600))
     assert small == pytest.approx(2 * usual)
     assert large == usual == baseline.thresholds["f0"]
 
 
-@pytest.mark.usefixtures("quick")
 def test_reference_of_a_single_day_is_held_against_parts_of_itself() -> None:
     baseline = Baseline.of(sample(0, days=1, rows=2000), COLUMNS)
     assert baseline.rows == pytest.approx(400, abs=40)
     assert not baseline.compare(sample(1)).drifted
 
 
-@pytest.mark.usefixtures("quick")
 def test_hardly_defined_column_is_left_out(baseline: Baseline) -> None:
     assert "f9" not in baseline.compare(sample(2)).columns
 
@@ -104,13 +106,11 @@ def test_column_that_lost_its_values_has_drifted(baseline: Baseline, left: int) 
     assert baseline.compare(window).columns["f8"].drifted
 
 
-@pytest.mark.usefixtures("quick")
 def test_column_without_any_value_in_the_reference_is_left_out() -> None:
     baseline = Baseline.of(sample(0, days=3).assign(f1=np.nan), COLUMNS)
     assert "f1" not in baseline.compare(sample(1)).columns
 
 
-@pytest.mark.usefixtures("quick")
 def test_window_too_small_to_judge_is_no_drift(baseline: Baseline) -> None:
     verdict = baseline.compare(sample(3, rows=99))
     assert (verdict.rows, verdict.share, verdict.drifted, verdict.columns) == (99, 0.0, False, {})
