@@ -128,7 +128,7 @@ class Baseline:
         from evidently import DataDefinition, Dataset, Report
         from evidently.metrics import DriftedColumnsCount, ValueDrift
 
-        thresholds = {c: verdict.columns[c].threshold for c in window}
+        thresholds = {str(c): verdict.columns[str(c)].threshold for c in window}
         count = DriftedColumnsCount(
             num_method="wasserstein", per_column_threshold=thresholds, drift_share=verdict.limit
         )

@@ -32,6 +32,7 @@ from whiteboard.eventlog import EventProducer, log_ids
 from whiteboard.ledger import Acknowledgement, Ledger, Reached
 from whiteboard.logs import configure_logging
 from whiteboard.logtail import LogTail
+from whiteboard.processes import give_way
 from whiteboard.settings import Settings
 from whiteboard.spool import (
     FORWARDER_LOCK,
@@ -371,6 +372,7 @@ def main(
     writer: Annotated[str, typer.Option(help="the mark of the service in spool.json")],
 ) -> None:
     """Empties a spool into the event log until its service, at the other end of standard input, has gone."""
+    give_way()
     configure_logging(f"{folder.name}-forwarder")
     logging.getLogger("kafka").setLevel(logging.CRITICAL)  # a line a try; what matters is told once
     parent, settings = Parent(), Settings()

@@ -1,10 +1,13 @@
 """Child processes of the embedded stack: start, readiness by condition, ends of all kinds; and free loopback ports.
 
+`give_way` is for processes that nobody waits for.
+
     process.wait_ready(url_answers("http://127.0.0.1:23817/health/ready"))
 
 Waiting is always for a condition, with a deadline; a failure brings the end of the process's log.
 """
 
+import os
 import random
 import signal
 import socket
@@ -20,6 +23,7 @@ START_TIMEOUT_S = 240.0  # bounds a failure: the heaviest imports take 10 s each
 STOP_TIMEOUT_S = 10.0
 POLL_S = 0.02
 TAIL_LINES = 15
+GIVING_WAY = 10  # of 19 grades of niceness: a tenth of a service's share where both want the same core
 
 # Below the ports that systems give to outgoing connections (from 32768 on Linux, 49152 on macOS): a port found free is
 # not taken by some client's connection before its process listens.
@@ -49,6 +53,11 @@ def url_answers(url: str) -> Callable[[], bool]:
             return False
 
     return condition
+
+
+def give_way() -> None:
+    """Has this process step back where requests that somebody waits for want the processor too."""
+    os.nice(max(0, GIVING_WAY - os.nice(0)))
 
 
 def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 30.0, every_s: float = POLL_S) -> None:

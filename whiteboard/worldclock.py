@@ -1,6 +1,6 @@
 """What time it is in the world of a home: not now, where a simulated world still catches up with the present.
 
-    clock = world_clock(settings, TRANSACTIONS, Transaction)
+    clock = world_clock(settings, {TRANSACTIONS: Transaction, LABELS: Label})
     clock.now()     datetime(2026, 8, 7, 10, 28, …)
 
 A service refuses what lies more than a day behind an entity's newest event, and requests dated after the world's own
@@ -13,6 +13,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from msgspec import Struct
 
     from whiteboard.settings import Settings
@@ -32,18 +34,23 @@ class WorldClock:
         return min(self.start + passed, datetime.now(UTC))
 
 
-def world_clock(settings: "Settings", topic: str, kind: "type[Struct]") -> WorldClock:
-    """From the newest event of `topic` in the home's lake, at the speed of the traffic that runs there; else now."""
+def world_clock(settings: "Settings", kinds: "Mapping[str, type[Struct]]") -> WorldClock:
+    """From the newest event of these topics in the home's lake, at the speed of the traffic that runs there; else now.
+
+    `kinds` has the event type of each topic: all that a service holds requests against.
+    """
     from whiteboard.embedded import running
     from whiteboard.lake import Lake, connect
 
     lake = Lake(settings.lake_dir)
-    days = lake.days(topic)
-    if not days:
+    last = {topic: max(days) for topic in kinds if (days := lake.days(topic))}
+    if not last:
         return WorldClock(datetime.now(UTC))
     with connect() as connection:
-        query = f"SELECT max(event_timestamp) FROM {lake.relation(topic, kind, max(days))}"
-        (newest,) = connection.sql(query).fetchall()[0]
+        queries = (
+            f"SELECT max(event_timestamp) FROM {lake.relation(topic, kinds[topic], day)}" for topic, day in last.items()
+        )
+        newest: datetime = max(connection.sql(query).fetchall()[0][0] for query in queries)
     stack = running(settings) or {"commands": {}}
     traffic = stack["commands"].get("traffic", [])
     speed = float(traffic[traffic.index("--speed") + 1]) if "--speed" in traffic else 1.0

@@ -17,6 +17,7 @@ from whiteboard.errors import WhiteboardError
 from whiteboard.fraud.monitor import LEAST_AVERAGE_PRECISION, FraudMonitor
 from whiteboard.logs import configure_logging
 from whiteboard.monitor import SETTLE_S, Monitor
+from whiteboard.processes import give_way
 from whiteboard.pseudonyms import pseudonyms
 from whiteboard.recommendation.monitor import DRIFT_SHARE, LEAST_SHARE, RecommendationMonitor
 from whiteboard.settings import Settings
@@ -54,6 +55,7 @@ def main(
     parity_limit: Annotated[int, typer.Option(min=0, help="most decisions with other features offline")] = 0,
 ) -> None:
     """Runs the monitor until SIGTERM."""
+    give_way()
     settings, settle_s = Settings(), 0 if once else SETTLE_S
     configure_logging("monitor", pseudonyms(settings))
     stop = threading.Event()

@@ -36,6 +36,7 @@ from whiteboard.fraud.routes import ROUTES as FRAUD
 from whiteboard.lake import Lake
 from whiteboard.lakesink import LakeSink
 from whiteboard.logs import configure_logging, logged
+from whiteboard.processes import give_way
 from whiteboard.pseudonyms import pseudonyms
 from whiteboard.recommendation.privacy import USER
 from whiteboard.recommendation.routes import ROUTES as RECOMMENDATION
@@ -273,6 +274,7 @@ def main(
     host: Annotated[str, typer.Option(help="address of the metrics port")] = "127.0.0.1",
 ) -> None:
     """Runs one stream worker until SIGTERM."""
+    give_way()
     settings = Settings()
     configure_logging("stream", pseudonyms(settings))
     if system not in SYSTEMS:

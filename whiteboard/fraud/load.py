@@ -43,14 +43,14 @@ class FraudPayments:
     def of(cls, settings: "Settings", *, skew: float = ZIPF, seed: int = 0) -> "FraudPayments":
         """Of the world of this home, at its time; of a world of the same size, now, if it has none."""
         from whiteboard.errors import WhiteboardError
-        from whiteboard.fraud.events import TRANSACTIONS, Transaction
+        from whiteboard.fraud.events import LABELS, TRANSACTIONS, Label, Transaction
         from whiteboard.fraud.live import LiveConfig, LiveWorld
 
         try:
             live = LiveWorld.of(settings)
         except WhiteboardError:
             live = LiveWorld(replace(LiveConfig.sized(), traffic_days=1).dated(datetime.now(UTC).date()))
-        clock = world_clock(settings, TRANSACTIONS, Transaction)
+        clock = world_clock(settings, {TRANSACTIONS: Transaction, LABELS: Label})
         return cls.made_of(live.history.tail(ROWS), clock, skew=skew, seed=seed)
 
     @classmethod

@@ -61,7 +61,7 @@ class RecommendationUsers:
         except WhiteboardError:
             config = replace(LiveConfig.sized(), traffic_days=1).dated(datetime.now(UTC).date())
         users = user_ids(config.world.users).tolist()
-        return cls.made_of(users, world_clock(settings, INTERACTIONS, Interaction), skew=skew, seed=seed)
+        return cls.made_of(users, world_clock(settings, {INTERACTIONS: Interaction}), skew=skew, seed=seed)
 
     @classmethod
     def made_of(
