@@ -21,6 +21,7 @@ from whiteboard.clients import (
     BATCH_BYTES,
     FETCH_WAIT_MS,
     HEARTBEAT_MS,
+    MAX_POLL_INTERVAL_MS,
     SESSION_TIMEOUT_MS,
     Headers,
     RawRecord,
@@ -183,6 +184,7 @@ class Consumer:
                 "auto.offset.reset": "earliest",
                 "partition.assignment.strategy": "range",
                 "session.timeout.ms": SESSION_TIMEOUT_MS,
+                "max.poll.interval.ms": MAX_POLL_INTERVAL_MS,
                 "heartbeat.interval.ms": HEARTBEAT_MS,
                 "fetch.wait.max.ms": FETCH_WAIT_MS,
                 "fetch.queue.backoff.ms": FETCH_WAIT_MS,  # else a full queue stops fetching for a second

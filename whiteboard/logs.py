@@ -5,13 +5,14 @@ Fields that name a person hold a pseudonym: the formatter sees to it, whoever lo
 {"at": "2026-11-20T09:14:03.120Z", "process": "stream", "level": "INFO", "message": "throughput", "events": 512}
 """
 
-import json
 import logging
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from types import TracebackType
 from zlib import crc32
+
+import msgspec
 
 PERSONAL = ("customer_id", "user_id", "unit_id", "entity")  # fields that name a person; also tables' columns
 _STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -37,7 +38,7 @@ class JsonFormatter(logging.Formatter):
                 line[name] = self._pseudonym(str(line[name]))
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+        return msgspec.json.encode(line, enc_hook=str).decode()
 
 
 def logged(trace: str, share: float) -> bool:

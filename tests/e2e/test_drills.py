@@ -17,7 +17,7 @@ from whiteboard.settings import Settings
 pytestmark = pytest.mark.timeout(600)  # the first test founds the stage; and a busy machine is no broken promise
 
 PLAN = Plan(rate=50, seconds=3, before_s=1, after_s=0.5, recovery_s=90, slack_ms=250, late_share=0.4, timeout_s=60)
-ON_DEMAND = {"broker-down", "broker-hangs", "spool-full", "burst"}  # by `whiteboard drill NAME`
+ON_DEMAND = {"burst"}  # by `whiteboard drill burst`
 
 
 @pytest.fixture(scope="module")

@@ -41,6 +41,9 @@ RISING = frozenset(
 
 _RAW_SCORE, _CONTRIBUTIONS = 1, 3  # C_API_PREDICT_RAW_SCORE, C_API_PREDICT_CONTRIB
 _FLOAT64 = 1  # C_API_DTYPE_FLOAT64
+# Calls by this handle keep the interpreter: for some microseconds of work, getting it back from other threads takes
+# longer than the work.
+_HELD = ctypes.PyDLL(_LIB._name)
 
 
 class _FastRow:
@@ -70,7 +73,7 @@ class _FastRow:
     def __call__(self, values: Sequence[float]) -> list[float]:
         with self._lock:
             self._row[:] = list(values)
-            if _LIB.LGBM_BoosterPredictForMatSingleRowFast(self._config, self._row, self._length_ref, self._out):
+            if _HELD.LGBM_BoosterPredictForMatSingleRowFast(self._config, self._row, self._length_ref, self._out):
                 raise ModelError(f"LightGBM refused a row: {_LIB.LGBM_GetLastError()!r}")
             return self._out[:]
 
