@@ -21,8 +21,8 @@ OnPartitions = Callable[[set[Position]], None]
 Headers = list[tuple[str, bytes]]
 
 SESSION_TIMEOUT_MS, HEARTBEAT_MS = 6_000, 1_000
-# Also how long the embedded broker keeps the others of a group waiting for a member that died while it joined, as a
-# worker does when the broker came back without its log: five minutes by default. A poll's events take a second or two.
+# Also how long the embedded broker keeps the others of a group waiting for a member that died while it joined: five
+# minutes by default. A poll's events take a second or two.
 MAX_POLL_INTERVAL_MS = 30_000
 # The embedded broker looks for new records only when this wait is over: 25 ms make a median latency of 16 ms.
 FETCH_WAIT_MS = 25

@@ -102,7 +102,7 @@ class StreamWorker:
         self._consumer = EventConsumer(
             settings,
             routes.topics,
-            f"stream-{routes.system}",
+            group_of(routes.system, max(self._epochs.values())),
             routes.schemas,
             on_assigned=self._assigned,
             on_revoked=self._revoked,
@@ -266,6 +266,18 @@ class StreamWorker:
         if present != self._log_ids:
             changed = sorted(t for t in present if present[t] != self._log_ids.get(t))
             raise LogReplacedError(f"the event log was begun anew ({', '.join(changed)}); restart the worker")
+
+
+def group_of(system: str, epoch: int) -> str:
+    """The consumer group of a system's workers on its `epoch`-th log.
+
+    A log that was begun anew gets another group: workers of the old log join theirs before they notice and die, and the
+    embedded broker would have the others wait for them.
+
+    >>> group_of("fraud", 0), group_of("fraud", 2)
+    ('stream-fraud', 'stream-fraud-2')
+    """
+    return f"stream-{system}-{epoch}" if epoch else f"stream-{system}"
 
 
 def main(

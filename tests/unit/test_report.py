@@ -229,3 +229,9 @@ def test_every_figure_of_the_picture_is_given_by_a_full_story(story: dict[str, A
 
 def test_verdicts_come_only_from_what_was_measured() -> None:
     assert verdicts({}) == []
+
+
+def test_a_version_that_was_not_judged_when_the_run_ended_says_so(tmp_path: Path, story: dict[str, Any]) -> None:
+    reason = "not judged yet when the run ended"
+    story["fraud"]["models"][2] = {"version": "3", "why": "drift alert", "promoted": False, "reason": reason}
+    assert reason in write_report(tmp_path, story).read_text()
