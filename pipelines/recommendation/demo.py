@@ -61,8 +61,8 @@ class DemoConfig:
     history_days: int = 21
     live_days: int = 18
     shift_after: int = 7  # live days before the tastes shift
-    retrain_wait_days: int = 2  # from the alert until there are clicks to learn from
-    trial_days: int = 4  # of the new version's A/B test
+    retrain_wait_days: int = 1  # from the alert until there are clicks to learn from
+    trial_days: int = 3  # of the new version's A/B test
 
     @property
     def shift_day(self) -> int:

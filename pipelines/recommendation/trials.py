@@ -67,7 +67,7 @@ def trial(start: datetime, version: str) -> Experiment:
         guardrails=(Guardrail(metric=REQUESTS, margin=0.3),),
         started_at=start,
         window_days=1.0,
-        units=250,
+        units=150,
         minimum_effect=0.3,
     )
 
