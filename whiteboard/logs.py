@@ -5,6 +5,7 @@ Fields that name a person hold a pseudonym: the formatter sees to it, whoever lo
 {"at": "2026-11-20T09:14:03.120Z", "process": "stream", "level": "INFO", "message": "throughput", "events": 512}
 """
 
+import json
 import logging
 import sys
 from collections.abc import Callable
@@ -38,7 +39,10 @@ class JsonFormatter(logging.Formatter):
                 line[name] = self._pseudonym(str(line[name]))
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(line, enc_hook=str).decode()
+        try:
+            return msgspec.json.encode(line, enc_hook=str).decode()
+        except (ValueError, OverflowError):  # half a surrogate pair, a number beyond 64 bits: whatever came, it is told
+            return json.dumps(line, default=str)
 
 
 def logged(trace: str, share: float) -> bool:

@@ -51,3 +51,9 @@ raise ModuleNotFoundError("gone")
     found = json.loads(line)
     assert (found["process"], found["message"], done.returncode) == ("monitor", "died", 1)
     assert "gone" in found["exception"]
+
+
+def test_what_is_no_utf8_and_what_is_beyond_64_bits_is_told_too() -> None:
+    record = logging.makeLogRecord({"msg": "refused", "transaction_id": "a\ud800", "amount": 2**70})
+    found = json.loads(JsonFormatter("fraud").format(record))
+    assert (found["transaction_id"], found["amount"]) == ("a\ud800", 2**70)
