@@ -53,7 +53,7 @@ START = date(2026, 1, 5)
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """The scale of the demo; the defaults end within three and a half minutes on two cores."""
+    """The scale of the demo; the defaults end within four minutes on two cores."""
 
     seed: int = 7
     users: int = 800
