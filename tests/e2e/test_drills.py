@@ -17,7 +17,6 @@ from whiteboard.settings import Settings
 pytestmark = pytest.mark.timeout(600)  # the first test founds the stage; and a busy machine is no broken promise
 
 PLAN = Plan(rate=50, seconds=3, before_s=1, after_s=0.5, recovery_s=90, slack_ms=250, late_share=0.4, timeout_s=60)
-ON_DEMAND = {"burst"}  # by `whiteboard drill burst`
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +26,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         yield stage
 
 
-@pytest.mark.parametrize("drill", [d for d in DRILLS.values() if d.name not in ON_DEMAND], ids=lambda d: d.name)
+@pytest.mark.parametrize("drill", DRILLS.values(), ids=lambda d: d.name)
 def test_promise_is_kept(stage: Stage, drill: Drill) -> None:
     outcome = drill.run(stage, PLAN)
     assert [check for check in outcome.checks if check.kept is False] == []

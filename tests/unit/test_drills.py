@@ -39,6 +39,12 @@ def test_record_behind_one_that_was_asked_for_after_its_answer_is_out_of_order()
     assert wrong([first, second], "t-2", "t-1") == 1
 
 
+def test_order_counts_before_the_drills_own_traffic_began_too() -> None:
+    first, second = reply(1, -0.4, -0.3), reply(2, -0.2, -0.1)
+    assert wrong([first, second], "t-1", "t-2") == 0
+    assert wrong([first, second], "t-2", "t-1") == 1
+
+
 def test_requests_under_way_together_may_stand_in_either_order() -> None:
     together = [reply(1, 0.0, 0.3), reply(2, 0.2, 0.4)]
     assert wrong(together, "t-1", "t-2") == wrong(together, "t-2", "t-1") == 0
@@ -154,6 +160,19 @@ def test_request_whose_replica_is_gone_is_answered_by_another() -> None:
         assert traffic.until(lambda: len(traffic.replies) >= 10, 10) is not None
     assert all(r.ok and r.replica == 1 for r in traffic.replies)
     assert max(r.tries for r in traffic.replies) == 2
+
+
+def test_nothing_is_sent_during_a_rest() -> None:
+    endless = asks()
+    with serving() as port, Traffic([port], endless, rate=200) as traffic:
+        assert traffic.until(lambda: len(traffic.replies) >= 3, 10) is not None
+        traffic.rest()
+        taken = next(endless)  # nobody else takes from it now
+        seen = traffic.note("rests").at_s
+        traffic.wake()
+        assert traffic.until(lambda: traffic.replies[-1].due_s > seen, 10) is not None
+    texts = [r.about["text"] for r in traffic.replies]
+    assert taken.about["text"] not in texts and len(set(texts)) == len(texts)
 
 
 def test_refusal_is_an_answer_and_not_tried_again() -> None:

@@ -11,9 +11,10 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import lightgbm
 import msgspec
@@ -98,7 +99,12 @@ class FraudStage(Stage):
             self._sent += 1
             body = {str(name): value for name, value in row.items()}
             body["event_timestamp"] = row["event_timestamp"].isoformat()
-            yield Ask("POST", "/v1/decisions", json.dumps(body).encode(), body)
+            yield _ask(body)
+
+    def at_once(self, asks: list[Ask]) -> list[Ask]:
+        first = datetime.fromisoformat(asks[0].about["event_timestamp"])
+        times = (first + timedelta(milliseconds=i) for i in range(len(asks)))
+        return [_ask(a.about | {"event_timestamp": at.isoformat()}) for a, at in zip(asks, times, strict=True)]
 
     def catch_up(self, replies: list[Reply]) -> None:
         """Sends the labels that are due by the world's clock; for what was declined there will be none."""
@@ -188,3 +194,7 @@ class FraudStage(Stage):
             return None
         rows = rows.loc[ids]
         return model.predict(rows.to_numpy(dtype=np.float64))
+
+
+def _ask(payment: dict[str, Any]) -> Ask:
+    return Ask("POST", "/v1/decisions", json.dumps(payment).encode(), payment)

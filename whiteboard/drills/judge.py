@@ -102,7 +102,7 @@ def disorder(answered: Iterable[Reply], order: list[str], key: str, entity: str)
     lanes = sorted(known, key=lambda r: (r.replica, str(r.about[entity]), places[str(r.about[key])]))
     wrong = 0
     for _, lane in groupby(lanes, key=lambda r: (r.replica, str(r.about[entity]))):
-        latest_sent_s = 0.0
+        latest_sent_s = float("-inf")
         for reply in lane:
             wrong += reply.answered_s < latest_sent_s
             latest_sent_s = max(latest_sent_s, reply.sent_s)

@@ -10,7 +10,8 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from datetime import datetime
+from dataclasses import replace
+from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,14 @@ class RecommendationStage(Stage):
                 self._asked[request.request_id] = request
                 self._clock = request.event_timestamp
                 yield _ask(request, request.request_id)
+
+    def at_once(self, asks: list[Ask]) -> list[Ask]:
+        first = self._asked[asks[0].about["request_id"]].event_timestamp
+        for number, ask in enumerate(asks):
+            request = self._asked[ask.about["request_id"]]
+            at = first + timedelta(milliseconds=number)
+            self._asked[request.request_id] = replace(request, event_timestamp=at)
+        return [_ask(self._asked[ask.about["request_id"]], ask.about["request_id"]) for ask in asks]
 
     def catch_up(self, replies: list[Reply]) -> None:
         """Sends what users did with the lists that they were shown."""

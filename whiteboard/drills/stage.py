@@ -73,6 +73,10 @@ class Stage:
         """Requests as the world makes them, each once, in the order of their time."""
         raise NotImplementedError
 
+    def at_once(self, asks: list[Ask]) -> list[Ask]:
+        """The same requests at the time of the first, a millisecond apart: days of a small world as a crowd."""
+        raise NotImplementedError
+
     def catch_up(self, replies: list[Reply]) -> None:
         """Lets become known in the log what follows from these replies and is due by now, such as labels."""
         raise NotImplementedError

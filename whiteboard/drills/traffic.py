@@ -73,7 +73,7 @@ class Traffic:
         self.moments: list[Moment] = []
         self._alone_until = [0.0] * len(ports)
         self._free: list[list[_Connection]] = [[] for _ in ports]
-        self._stop = threading.Event()
+        self._stop, self._to_rest, self._rests = threading.Event(), threading.Event(), threading.Event()
         self._failure: BaseException | None = None
         self._taken = 0
         self._thread = threading.Thread(target=self._run, name="traffic", daemon=True)
@@ -103,6 +103,17 @@ class Traffic:
     def go_on(self, seconds: float) -> None:
         """Lets the traffic flow for so long."""
         time.sleep(seconds)
+
+    def rest(self) -> None:
+        """Sends nothing until `wake`; what is under way is answered. Afterwards `asks` is the caller's."""
+        self._to_rest.set()
+        while not self._rests.wait(0.1) and self._thread.is_alive():
+            pass
+
+    def wake(self) -> None:
+        """Goes on sending."""
+        self._rests.clear()
+        self._to_rest.clear()
 
     def until(self, condition: Callable[[], bool], timeout_s: float) -> float | None:
         """Seconds until the condition is true, None if it is not in time."""
@@ -145,6 +156,11 @@ class Traffic:
         flying: set[asyncio.Task[None]] = set()
         due_s = self.now_s
         while not self._stop.is_set():
+            if self._to_rest.is_set():
+                self._rests.set()
+                await asyncio.sleep(PAUSE_S)
+                due_s = self.now_s
+                continue
             due_s += 1 / self.rate
             if (early := due_s - self.now_s) > 0:
                 await asyncio.sleep(early)
