@@ -18,7 +18,7 @@ IN_FLIGHT = Gauge("whiteboard_http_in_flight", "requests under way", ["system"])
 LIMIT = Gauge("whiteboard_http_in_flight_limit", "requests under way from which on more are refused", ["system"])
 
 FIRST_COST_S = 0.001  # of a request, before any was measured
-LEAST, MOST = 8, 1_000  # a handful must always fit: requests that wait for a slow store cost the process nothing
+LEAST, MOST = 4, 1_000  # a handful must always fit: requests that wait for a slow store cost the process nothing
 SMOOTHING = 1 / 64  # follows within some hundred requests
 OUTLIER = 4.0  # a request counts for at most so many usual ones: when the machine stalls, all under way are late once
 

@@ -15,7 +15,7 @@ from math import ceil, floor, log10
 from typing import Any
 
 WIDTH, HEIGHT = 560, 236
-LEFT, RIGHT = 46, WIDTH - 74  # right of the plot stand the names of the curves
+LEFT, RIGHT = 46, WIDTH - 88  # right of the plot stand the names of the curves
 TOP, FLOOR = 30, HEIGHT - 28  # above it the marks' numbers, below it the dates
 
 _NAME_GAP = 14  # between two names, so that both can be read

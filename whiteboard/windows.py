@@ -390,12 +390,13 @@ def _add(tile: Tile, partials: tuple[Partial, ...], values: Mapping[str, int]) -
 
 
 def _slots(stream: Stream, feature: Feature) -> tuple[int, ...]:
-    """Where in a tile the partials stand that `feature` needs."""
+    """Where in a tile the partials stand that `feature` needs beside the count."""
     if isinstance(feature, SinceLast):
         return ()
-    wanted = [("sum", feature.mark), ("sum", feature.stop)] if isinstance(feature, RunAge) else [("count", "")]
-    if isinstance(feature, WindowFeature):
-        wanted += [(kind, feature.measure) for kind in PARTIALS[feature.function]]
+    if isinstance(feature, RunAge):
+        wanted = [("sum", feature.mark), ("sum", feature.stop)]
+    else:
+        wanted = [(kind, feature.measure) for kind in PARTIALS[feature.function]]
     return tuple(stream.partials[feature.window.hop].index(partial) for partial in wanted)
 
 
@@ -404,7 +405,10 @@ class _Reader:
     gathered once: it is most of the work."""
 
     def __init__(self, stream: Stream) -> None:
-        self._nothing = [0.0] * len(stream.features)
+        zero = [
+            not isinstance(f, RunAge) and getattr(f, "function", "sum") in ("count", "sum") for f in stream.features
+        ]
+        self._nothing = [0.0 if is_zero else nan for is_zero in zero]
         self._since = [(i, f.cap) for i, f in enumerate(stream.features) if isinstance(f, SinceLast)]
         windowed: dict[Window, list[tuple[int, WindowFeature | RunAge, tuple[int, ...], int]]] = {}
         for i, feature in enumerate(stream.features):
@@ -419,19 +423,30 @@ class _Reader:
         values = self._nothing.copy()
         for i, cap in self._since:
             values[i] = (cap if newest is None else min(max(t - newest, 0), cap)) / SECOND
+        if not hops:
+            return values
         for window, features in self._windowed:
             first, last = window.tiles(t)
-            tiles = hops.get(window.hop, {}) if hops is not None else {}
-            within = {n: tile for n, tile in tiles.items() if first <= n <= last}
+            within = _within(hops.get(window.hop), first, last)
+            if not within:
+                continue
             columns = list(zip(*within.values(), strict=True))
+            count = sum(columns[0])
             for i, feature, slots, scale in features:
                 if isinstance(feature, RunAge):
                     values[i] = _run_age(within, slots, first, last)
-                elif columns:
-                    values[i] = _aggregate(feature.function, [columns[slot] for slot in slots], scale)
                 else:
-                    values[i] = 0.0 if feature.function in ("count", "sum") else nan
+                    values[i] = _aggregate(feature.function, count, [columns[slot] for slot in slots], scale)
         return values
+
+
+def _within(tiles: dict[int, Tile] | None, first: int, last: int) -> dict[int, Tile]:
+    """The tiles from `first` to `last`, by whichever is less: the window's numbers or the tiles that there are."""
+    if not tiles:
+        return {}
+    if last - first < len(tiles):
+        return {n: tiles[n] for n in range(first, last + 1) if n in tiles}
+    return {n: tile for n, tile in tiles.items() if first <= n <= last}
 
 
 def _run_age(tiles: Mapping[int, Tile], slots: tuple[int, ...], first: int, last: int) -> float:
@@ -441,18 +456,15 @@ def _run_age(tiles: Mapping[int, Tile], slots: tuple[int, ...], first: int, last
     return nan if start is None else float(last - start)
 
 
-def _aggregate(function: Function, columns: list[tuple[int, ...]], scale: int) -> float:
-    """`function` of at least one tile; `columns` are the counts, and the partials that it needs."""
+def _aggregate(function: Function, count: int, columns: Sequence[tuple[int, ...]], scale: int) -> float:
+    """`function` of the `count` events of at least one tile; `columns` are the partials that it needs."""
     if function == "count":
-        return float(sum(columns[0]))
+        return float(count)
     if function == "sum":
-        return sum(columns[1]) / scale
-    count = sum(columns[0])
-    if count == 0:
-        return nan
+        return sum(columns[0]) / scale
     if function == "mean":
-        return sum(columns[1]) / (count * scale)
+        return sum(columns[0]) / (count * scale)
     if function == "std":
-        total, squares = sum(columns[1]), sum(columns[2])
+        total, squares = sum(columns[0]), sum(columns[1])
         return sqrt(max(0, count * squares - total * total)) / (count * scale)
-    return (min(columns[1]) if function == "min" else max(columns[1])) / scale
+    return (min(columns[0]) if function == "min" else max(columns[0])) / scale

@@ -62,7 +62,7 @@ class DemoConfig:
     live_days: int = 18
     shift_after: int = 7  # live days before the tastes shift
     retrain_wait_days: int = 1  # from the alert until there are clicks to learn from
-    trial_days: int = 3  # of the new version's A/B test
+    trial_days: int = 5  # of the new version's A/B test
 
     @property
     def shift_day(self) -> int:

@@ -66,9 +66,9 @@ def trial(start: datetime, version: str) -> Experiment:
         metric=CLICKS,
         guardrails=(Guardrail(metric=REQUESTS, margin=0.3),),
         started_at=start,
-        window_days=1.0,
-        units=150,
-        minimum_effect=0.3,
+        window_days=2.0,  # after the shift clicks are few
+        units=250,
+        minimum_effect=0.25,
     )
 
 

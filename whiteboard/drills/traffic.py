@@ -25,6 +25,7 @@ from whiteboard.errors import ProcessError
 LEFT_ALONE_S = 1.0  # a replica that broke a connection, as nginx's fail_timeout does it
 PAUSE_S = 0.05  # before a request is tried again
 TRIES_S = 10.0  # for which a request is tried again
+BUSY = 0.1  # share of the answers that may be degraded without a fault: on a busy machine any read may be late
 
 HTTP_OK = 200
 UNAVAILABLE = 503
@@ -127,14 +128,14 @@ class Traffic:
     def sound_since(self, since_s: float, enough: int = 20) -> bool:
         """Whether the last `enough` requests due after `since_s` are answered as well as before anything happened.
 
-        A tenth more of them may be degraded: on a machine that is busy with other things any read may be late.
+        The share of them that is degraded may be higher by BUSY.
         """
         first = self.moments[0].at_s if self.moments else since_s
         before = [reply.degraded for reply in self.replies if reply.due_s < first and reply.answered_s < first]
         usual = sum(before) / len(before) if before else 0.0
         last = [reply for reply in self.replies[-4 * enough :] if reply.due_s >= since_s][-enough:]
         degraded = sum(reply.degraded for reply in last)
-        return len(last) == enough and all(r.ok for r in last) and degraded <= (usual + 0.1) * enough
+        return len(last) == enough and all(r.ok for r in last) and degraded <= (usual + BUSY) * enough
 
     def fresh(self) -> list[Reply]:
         """The replies that have come since the last call."""
