@@ -60,9 +60,9 @@ class DemoConfig:
     items: int = 1_000
     history_days: int = 21
     live_days: int = 18
-    shift_after: int = 7  # live days before the tastes shift
+    shift_after: int = 6  # live days before the tastes shift
     retrain_wait_days: int = 1  # from the alert until there are clicks to learn from
-    trial_days: int = 5  # of the new version's A/B test
+    trial_days: int = 6  # of the new version's A/B test
 
     @property
     def shift_day(self) -> int:
@@ -236,7 +236,7 @@ class Demo(Story):
                 bar.update(task, description=f"live day {number + 1} of {config.live_days} ({day})")
                 if retrain_on is not None and day >= retrain_on and retrain is None:
                     retrain = self.trainer.submit(self._train, day, "the monitor asked", self._in_lake())
-                self.wait_monitored(number - 2)
+                self.wait_monitored(number - 1)
                 self._day(client, producer, number, of_day, lambda: bar.advance(task))
                 self.trials.judge(end_of(day))
                 if retrain is not None:

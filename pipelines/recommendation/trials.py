@@ -66,7 +66,7 @@ def trial(start: datetime, version: str) -> Experiment:
         metric=CLICKS,
         guardrails=(Guardrail(metric=REQUESTS, margin=0.3),),
         started_at=start,
-        window_days=2.0,  # after the shift clicks are few
+        window_days=3.0,  # after the shift clicks are few
         units=250,
         minimum_effect=0.25,
     )
