@@ -61,7 +61,7 @@ class DemoConfig:
     history_days: int = 21
     live_days: int = 18
     shift_after: int = 6  # live days before the tastes shift
-    retrain_wait_days: int = 1  # from the alert until there are clicks to learn from
+    retrain_wait_days: int = 2  # from the alert until there are clicks to learn from
     trial_days: int = 6  # of the new version's A/B test
 
     @property
@@ -94,7 +94,7 @@ class Demo(Story):
     system = SYSTEM
 
     def __init__(self, settings: Settings, console: Console, config: DemoConfig) -> None:
-        super().__init__(settings.model_copy(update={"item_cache_s": 1.0}), console)  # a day is some seconds
+        super().__init__(settings.model_copy(update={"item_cache_s": 2.0}), console)  # a day is some seconds
         self.config = config
         self.answers = Answers()
         self.exposed: set[tuple[str, str]] = set()

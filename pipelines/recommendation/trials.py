@@ -67,8 +67,8 @@ def trial(start: datetime, version: str) -> Experiment:
         guardrails=(Guardrail(metric=REQUESTS, margin=0.3),),
         started_at=start,
         window_days=3.0,  # after the shift clicks are few
-        units=250,
-        minimum_effect=0.25,
+        units=200,
+        minimum_effect=0.3,
     )
 
 
