@@ -2,7 +2,7 @@
 
 import whiteboard  # noqa: F401  (before Feast)
 
-CHECKING = "check_argument_types"
+CHECKING = "TypeCheckMemo"  # what typeguard calls in a function that it has rewritten
 
 
 def test_feasts_classes_are_not_rewritten_for_run_time_type_checks() -> None:
