@@ -138,7 +138,7 @@ class Story:
         wait_until(lambda: self.serving() == version, f"the service serves version {version}")
 
     def wait_monitored(self, live_days: int) -> None:
-        """Until the monitor has judged the first `live_days` days: it may be two days behind, not a week."""
+        """Until the monitor has judged the first `live_days` days: it may be some days behind, not a week."""
 
         def judged() -> bool:
             self.stack.check()
