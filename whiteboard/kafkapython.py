@@ -84,6 +84,10 @@ class Consumer:
             metrics_enabled=False,
         )
         self._consumer.subscribe(list(topics), listener=_Listener(rebalance))
+        for topic in topics:
+            # Asks for it if it is not known yet. A leader of the group that knows no partitions hands out none, and
+            # kafka-python 3.0.12 may then sit in the group for ever without a heartbeat.
+            self._consumer.partitions_for_topic(topic)
 
     def poll(self, timeout_s: float, max_records: int) -> Mapping[Position, Sequence[RawRecord]]:
         """The next records of the partitions that are assigned when it returns."""
