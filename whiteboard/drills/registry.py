@@ -28,9 +28,10 @@ def down(stage: Stage, plan: Plan) -> Outcome:
         over = traffic.note("the registry is back")
         recovered(traffic, plan, outcome, over)
     within = [r for r in traffic.between(fault, over) if r.ok]
-    kept = sum(r.body["model_version"] == stage.champion for r in within)
-    seen = f"{kept} of {len(within)} answers by version {stage.champion}, {sum(r.degraded for r in within)} degraded"
-    outcome.check("the loaded model serves", seen, kept >= (1 - BUSY) * len(within) > 0)
+    sound = [r for r in within if not r.degraded]
+    kept = sum(r.body["model_version"] == stage.champion for r in sound)
+    seen = f"{kept} of {len(sound)} sound answers by version {stage.champion}, {len(within) - len(sound)} degraded"
+    outcome.check("the loaded model serves", seen, kept == len(sound) >= (1 - BUSY) * len(within) > 0)
     started = "it did not start" if ready_s is None else f"ready after {ready_s:.1f} s with version {served}"
     outcome.check("start from the last good copy", started, served == stage.champion)
     doubled = sum(r.tries > 1 for r in traffic.replies)  # the replica was killed under load
