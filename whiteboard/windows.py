@@ -405,10 +405,9 @@ class _Reader:
     gathered once: it is most of the work."""
 
     def __init__(self, stream: Stream) -> None:
-        zero = [
-            not isinstance(f, RunAge) and getattr(f, "function", "sum") in ("count", "sum") for f in stream.features
-        ]
-        self._nothing = [0.0 if is_zero else nan for is_zero in zero]
+        zero = ("count", "sum")
+        counted = [isinstance(f, WindowFeature) and f.function in zero for f in stream.features]
+        self._nothing = [0.0 if is_counted else nan for is_counted in counted]
         self._since = [(i, f.cap) for i, f in enumerate(stream.features) if isinstance(f, SinceLast)]
         windowed: dict[Window, list[tuple[int, WindowFeature | RunAge, tuple[int, ...], int]]] = {}
         for i, feature in enumerate(stream.features):
