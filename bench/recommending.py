@@ -22,6 +22,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from bench.machine import stretched
 from bench.stream import cpu_seconds
 from pipelines.recommendation.ranker import PARAMS
 from whiteboard.embedded import EmbeddedStack
@@ -99,6 +100,7 @@ def main(
     items: Annotated[int, typer.Option(min=50)] = 5_000,
 ) -> None:
     """Starts everything, sends requests, prints the tables."""
+    machine = stretched(5.0)
     start = (datetime.now(UTC) - timedelta(days=DAYS)).date()
     config = WorldConfig(users=users, items=items, start=start, days=DAYS, requests_per_user_day=0.3)
     with tempfile.TemporaryDirectory() as home, EmbeddedStack(Settings(home=Path(home))) as stack:
@@ -142,12 +144,14 @@ def main(
         "item rows from the cache": f"{hits / (hits + misses):.1%}",
     }.items():
         table.add_row(what, value)
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    console.print(f"the machine by itself: {machine}")
     hops = Table("hop", "mean ms", title="by hop")
     for name, hop in counted:
         if name == "hop_seconds_sum":
             hops.add_row(hop, f"{1000 * counted[name, hop] / counted['hop_seconds_count', hop]:.2f}")
-    Console().print(hops)
+    console.print(hops)
 
 
 if __name__ == "__main__":

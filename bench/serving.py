@@ -24,6 +24,7 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
+from bench.machine import stretched
 from bench.stream import cpu_seconds
 from whiteboard.embedded import EmbeddedStack
 from whiteboard.eventlog import create_topics
@@ -148,6 +149,7 @@ def measured(pid: int, port: int, payments: Payments, connections: int, seconds:
 
 def main(seconds: Annotated[float, typer.Option(min=1, help="for each number of connections")] = 10.0) -> None:
     """Starts everything, sends payments, prints the table."""
+    machine = stretched(5.0)
     columns = ("", "connections", "decisions/s", "p50 ms", "p95 ms", "p99 ms", "max ms", "failed", "CPU ms")
     table = Table(*columns, title="fraud service")
     with tempfile.TemporaryDirectory() as home, EmbeddedStack(Settings(home=Path(home))) as stack:
@@ -172,7 +174,9 @@ def main(seconds: Annotated[float, typer.Option(min=1, help="for each number of 
         for connections in (1, 8, 16):
             for what, pid, at in both:
                 table.add_row(what, str(connections), *measured(pid, at, payments, connections, seconds))
-    Console(width=110).print(table)
+    console = Console(width=110)
+    console.print(table)
+    console.print(f"the machine by itself: {machine}")
 
 
 if __name__ == "__main__":

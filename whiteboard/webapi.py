@@ -10,6 +10,7 @@ GET /metrics        Prometheus
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
+from urllib.parse import parse_qsl
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -46,16 +47,16 @@ class WebApp(FastAPI):
         """The Edge, and behind it the layers of FastAPI."""
         return Edge(super().build_middleware_stack(), self._system, self._gate, self.admission, self._handlers)
 
-    def direct(self, path: str, **options: Any) -> Callable[[Handler], Handler]:
-        """Has the decorated handler serve POST requests to `path` at the edge; `options` are what FastAPI documents."""
+    def direct(self, path: str, method: str = "POST", **options: Any) -> Callable[[Handler], Handler]:
+        """Has the decorated handler serve requests to `path` at the edge; `options` are what FastAPI documents."""
 
         def declare(handler: Handler) -> Handler:
             async def documented() -> None:
                 raise NotImplementedError("the edge answers before routing")
 
             documented.__name__, documented.__doc__ = handler.__name__, handler.__doc__
-            self.add_api_route(path, documented, methods=["POST"], **options)
-            self._handlers["POST", path] = handler
+            self.add_api_route(path, documented, methods=[method], **options)
+            self._handlers[method, path] = handler
             return handler
 
         return declare
@@ -105,6 +106,17 @@ def taking(model: type[BaseModel]) -> dict[str, Any]:
     }
 
 
+def asking(model: type[BaseModel]) -> dict[str, Any]:
+    """`openapi_extra` of a route that reads its own query string by `queried`; a parameter for each field."""
+    fields = model.model_json_schema(ref_template=REF)["properties"]
+    return {
+        "parameters": [
+            {"name": name, "in": "query", "required": field.is_required(), "schema": fields[name]}
+            for name, field in model.model_fields.items()
+        ]
+    }
+
+
 def validated(model: type[M], body: bytes, **context: object) -> M:
     """`body` as `model`. Raises ProblemError 422 with an entry for each field that is wrong: value and cure.
 
@@ -114,6 +126,15 @@ def validated(model: type[M], body: bytes, **context: object) -> M:
         return model.model_validate_json(body, context=context)
     except ValidationError as error:
         raise _unprocessable(error.errors(include_url=False), ("body",), list(model.model_fields)) from error
+
+
+def queried(model: type[M], query: bytes) -> M:
+    """A query string as `model`; of a parameter that is given twice the last. Raises ProblemError as `validated`."""
+    given = dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True))
+    try:
+        return model.model_validate_strings(given)
+    except ValidationError as error:
+        raise _unprocessable(error.errors(include_url=False), ("query",), list(model.model_fields)) from error
 
 
 def _unprocessable(found: list[Any], within: tuple[str, ...], known: list[str]) -> ProblemError:

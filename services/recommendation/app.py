@@ -17,14 +17,19 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from fastapi import FastAPI, Query, Request, Response
+from fastapi import FastAPI
 
-from services.recommendation.schemas import InteractionsIn, InteractionsOut, RecommendationsOut
+from services.recommendation.schemas import (
+    InteractionsIn,
+    InteractionsOut,
+    RecommendationsIn,
+    RecommendationsOut,
+)
 from services.recommendation.service import ReadRows, RecommendationService
+from whiteboard.edge import Reply
 from whiteboard.errors import ModelError
 from whiteboard.faults import injectable
 from whiteboard.featurestore import FeatureStore
-from whiteboard.fields import Identifier, Moment
 from whiteboard.hotswap import HotSwap
 from whiteboard.httpserver import serve, settle
 from whiteboard.lake import Lake
@@ -39,10 +44,8 @@ from whiteboard.recommendation.model import RecommendationModel
 from whiteboard.recommendation.routes import BATCH_VIEW, ITEM_VIEW, USER_VIEW
 from whiteboard.registry import CHALLENGER, CHAMPION, Registry
 from whiteboard.settings import Settings
-from whiteboard.webapi import create_app, taking, validated
+from whiteboard.webapi import asking, create_app, queried, taking, validated
 from whiteboard.workers import become_supervisor, end_with_supervisor
-
-MOST = 50  # items of a list
 
 
 def bootstrap(settings: Settings) -> RecommendationService:
@@ -86,27 +89,24 @@ def build(service: RecommendationService) -> FastAPI:
         SYSTEM, "Whiteboard recommendation service", service.missing, settings=service.settings, lifespan=lifespan
     )
 
-    @app.get(
+    @app.direct(
         "/v1/recommendations",
+        "GET",
         tags=["recommendations"],
         response_model=RecommendationsOut,
         responses=problems(_PROBLEMS),
+        openapi_extra=asking(RecommendationsIn),
     )
-    async def recommendations(
-        request: Request,
-        user_id: Annotated[Identifier, Query()],
-        k: Annotated[int, Query(ge=1, le=MOST, description="length of the list")] = 10,
-        at: Annotated[Moment | None, Query(description="when, for replays; default: now")] = None,
-        request_id: Annotated[Identifier | None, Query(description="default: the trace id")] = None,
-        item_id: Annotated[Identifier | None, Query(description="the item of the page, if it is one")] = None,
-    ) -> Response:
+    async def recommendations(query: bytes, trace: str) -> Reply:
         """What to show this user now, best first."""
-        trace = request.scope["trace"]
-        answer = await service.recommend(user_id, k, at or datetime.now(UTC), request_id or trace, item_id)
+        asked = queried(RecommendationsIn, query)
+        answer = await service.recommend(
+            asked.user_id, asked.k, asked.at or datetime.now(UTC), asked.request_id or trace, asked.item_id
+        )
         timing = ", ".join(f"{hop};dur={seconds * 1000:.3f}" for hop, seconds in answer.hops.items())
-        return Response(answer.body, media_type="application/json", headers={"Server-Timing": timing})
+        return Reply(answer.body, ((b"server-timing", timing.encode()),))
 
-    @app.post(
+    @app.direct(
         "/v1/interactions",
         tags=["interactions"],
         status_code=202,
@@ -114,11 +114,11 @@ def build(service: RecommendationService) -> FastAPI:
         responses=problems(_PROBLEMS),
         openapi_extra=taking(InteractionsIn),
     )
-    async def interactions(request: Request) -> InteractionsOut:
+    async def interactions(body: bytes, trace: str) -> Reply:
         """Views, clicks and purchases, to learn from; safe to retry with the same ids."""
-        given = validated(InteractionsIn, await request.body())
-        accepted, duplicates = service.take(given.interactions, request.scope["trace"])
-        return InteractionsOut(accepted=accepted, duplicates=duplicates)
+        accepted, duplicates = service.take(validated(InteractionsIn, body).interactions, trace)
+        taken = InteractionsOut(accepted=accepted, duplicates=duplicates)
+        return Reply(taken.model_dump_json().encode(), status=202)
 
     @app.get("/v1/model", tags=["operations"])
     async def model() -> dict[str, str | None]:

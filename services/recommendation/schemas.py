@@ -22,6 +22,19 @@ INTERACTION: JsonDict = {
 }
 
 
+MOST = 50  # items of a list
+
+
+class RecommendationsIn(BaseModel):
+    """Whom to recommend to; the parameters of the query."""
+
+    user_id: Identifier
+    k: int = Field(10, ge=1, le=MOST, description="length of the list")
+    at: Moment | None = Field(None, description="when, for replays; default: now")
+    request_id: Identifier | None = Field(None, description="default: the trace id")
+    item_id: Identifier | None = Field(None, description="the item of the page, if it is one")
+
+
 class InteractionIn(BaseModel):
     """Something a user did with an item."""
 

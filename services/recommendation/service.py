@@ -12,6 +12,7 @@ current one; the night's batch recommendations where candidates or ranking fail 
 import asyncio
 import logging
 import time
+from collections import Counter as Counted
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -41,7 +42,7 @@ from whiteboard.recommendation.events import (
     Impression,
     Interaction,
 )
-from whiteboard.recommendation.features import USER_FOLD, UserValues, user_values, watermark
+from whiteboard.recommendation.features import UserValues, user_values
 from whiteboard.recommendation.model import RecommendationModel
 from whiteboard.recommendation.privacy import USER
 from whiteboard.recommendation.ranking import POLICIES, RANKERS, Chosen, answered
@@ -86,8 +87,7 @@ class Answer(NamedTuple):
 
 
 class _User(NamedTuple):
-    values: UserValues | None
-    state: bytes | None
+    values: UserValues
     batch: list[str]
     basis: str  # current, cached or unknown
 
@@ -222,13 +222,13 @@ class RecommendationService:
             event_timestamp=at,
             user_id=user_id,
             items=chosen.shown(snapshot),
-            recent=user.values.recent if user.values else [],
+            recent=user.values.recent,
             candidates=chosen.candidates,
             model_version=version,
             experiment=experiment,
             arm=arm if experiment else None,
             degraded=basis != "current",
-            watermark=watermark(USER_FOLD, user.state),
+            watermark=user.values.watermark,
             latency_ms=round((time.perf_counter() - started) * 1000, 3),
         )
         handing = time.perf_counter()
@@ -237,8 +237,8 @@ class RecommendationService:
         for hop, seconds in hops.items():
             HOP_SECONDS.labels(hop).observe(seconds)
         SERVED.labels(arm, basis).inc()
-        for source in chosen.sources:
-            SHOWN.labels(source).inc()
+        for source, count in Counted(chosen.sources).items():
+            SHOWN.labels(source).inc(count)
         return Answer(self._body(impression, answered(snapshot, chosen)), hops)
 
     def _arm(self, user_id: str, at: datetime) -> tuple[str | None, str]:
@@ -263,8 +263,8 @@ class RecommendationService:
             values = user_values(state, t_us)
         except msgspec.MsgspecError:  # a row that cannot be read is as good as none
             log.exception("feature row unreadable", extra={"user_id": user_id})
-            state, values, basis = None, user_values(None, t_us), "unknown"
-        return _User(values, state, msgspec.json.decode(batch, type=list[str]) if batch else [], basis)
+            values, basis = user_values(None, t_us), "unknown"
+        return _User(values, msgspec.json.decode(batch, type=list[str]) if batch else [], basis)
 
     async def _choose(
         self,
@@ -282,7 +282,7 @@ class RecommendationService:
         if (fixed := POLICIES.get(arm)) is not None:
             return fixed(snapshot, user.values, t_us, k), arm, "current"
         loaded = snapshot.loaded
-        if loaded is not None and user.values is not None and user.basis != "unknown":
+        if loaded is not None and user.basis != "unknown":
             try:
                 found = ranking.candidates(snapshot, user.values, t_us, context)
                 hops["candidates"] = time.perf_counter() - started - sum(hops.values())

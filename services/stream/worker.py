@@ -74,6 +74,9 @@ FRESHNESS_SECONDS = Histogram(
 MAX_RECORDS = 20_000
 REKEYING_LINGER_MS = 100  # nothing waits for so long: every batch ends in a flush
 IDLE_POLL_S = 0.05
+# Between two polls. One costs 2 ms of CPU here and two requests to the broker, be it for one event or for a hundred;
+# at some hundred events a second, taking them as they come costs three times the CPU.
+PACE_S = 0.02
 LOG_CHECK_S = 5.0
 LAG_S = 5.0  # Prometheus asks as often
 REPORT_S = 5.0
@@ -121,6 +124,7 @@ class StreamWorker:
         while not stop.is_set():
             BEAT.set_to_current_time()
             batch = self._consumer.poll(timeout_s=IDLE_POLL_S, max_records=MAX_RECORDS)
+            polled = time.monotonic()
             if batch.positions:
                 with BATCH_SECONDS.labels(self._routes.system).time(), self._nobody_erased():
                     self._process(replace(batch, records=self._erasures.cleared(batch.records)))
@@ -137,6 +141,7 @@ class StreamWorker:
             if now - reported > REPORT_S and events:
                 log.info("throughput", extra={"events_per_s": round(events / (now - reported)), "events": events})
                 reported, events = now, 0
+            stop.wait(polled + PACE_S - time.monotonic())
         self._commit()
 
     def close(self) -> None:

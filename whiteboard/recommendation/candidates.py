@@ -3,7 +3,7 @@
     found = retrieval.candidates(recent=["i-00042", "i-00017"], consumed={"i-00003"}, trending=trend, age_days=ages)
     found.item_ids[0], found.source(0), found.scores[0]      # 'i-00311', 'collaborative', (sources,) float32
 
-Sources: *collaborative* (EDLAE blended with weighted ALS), *session* (co-visitation), *content* (ANN over embeddings),
+Sources: *collaborative* (EDLAE blended with weighted ALS), *session* (co-visitation), *content* (embeddings, by ANN),
 *trending* (counts of the item windows) and *fresh* (listed lately). A request brings the user's recent items and
 nothing else about the user, so a user never seen is served by what the sources need no history for. Every candidate
 carries the score of every source: these are features of the ranker. All of it is read-only after the fit.
@@ -41,6 +41,9 @@ SOURCES = COLLABORATIVE, SESSION, CONTENT, TRENDING, FRESH = (
     "collaborative", "session", "content", "trending", "fresh",
 )  # fmt: skip
 RECENT = 50  # items of a user that a request brings; older ones no longer change the list
+# Content: of a catalogue up to here the nearest are taken from the exact cosines, which the ranker's feature needs in
+# any case; beyond it the ANN index finds them in less time (bench/retrieval.py: they meet at 20,000 items).
+EXACT_UP_TO = 20_000
 
 
 @dataclass(frozen=True)
@@ -217,15 +220,18 @@ class Retrieval:
         liked, scores, open_ = self._asked(recent, consumed, trending, age_days)
         total = sum(self.config.quotas)
         quotas = [max(1, round(k * quota / total)) for quota in self.config.quotas]
-        more = _best(scores[0], open_, k) if len(liked) else np.empty(0, dtype=np.int64)
-        lists = [*self._lists(scores, liked, open_, quotas), more, _best(scores[3], open_, k)]
-        codes, first = np.unique(np.concatenate(lists), return_index=True)
-        order = np.argsort(first)[:k]
-        codes, first = codes[order], first[order]
-        owner = np.repeat([0, 1, 2, 3, 4, 0, 3], [len(part) for part in lists])
+        lists = self._lists(scores, liked, open_, [k, *quotas[1:]])
+        more, lists[0] = lists[0], lists[0][: quotas[0]]
+        lists.append(more)
+        codes, first = _distinct(lists)
+        if len(codes) < k:
+            lists.append(_best(scores[3], open_, k))
+            codes, first = _distinct(lists)
+        codes, first = codes[:k], first[:k]
+        owner = np.repeat([0, 1, 2, 3, 4, 0, 3][: len(lists)], [len(part) for part in lists])
         return Candidates(
             codes=codes,
-            item_ids=[self.item_ids[code] for code in codes],
+            item_ids=[self.item_ids[code] for code in codes.tolist()],
             scores=scores[:, codes].T,
             sources=owner[first],
             ranks=_ranks(lists[: len(SOURCES)], codes, len(self.item_ids)),
@@ -267,8 +273,9 @@ class Retrieval:
         """The codes that each source proposes, best first, at most its quota."""
         lists = [_best(row, (row > 0) & open_, quota) for row, quota in zip(scores, quotas, strict=True)]
         lists[0] = _best(scores[0], open_, quotas[0]) if len(liked) else lists[0][:0]
-        near = self.content.nearest(liked, quotas[2] + len(liked))[0]
-        lists[2] = near[open_[near]][: quotas[2]]
+        if len(self.item_ids) > EXACT_UP_TO:
+            near = self.content.nearest(liked, quotas[2] + len(liked))[0]
+            lists[2] = near[open_[near]][: quotas[2]]
         return lists
 
     def _padded(self, values: Floats, fill: float) -> Floats:
@@ -334,6 +341,13 @@ def catalogue_of(interactions: pd.DataFrame, items: pd.DataFrame | None) -> pd.D
 def seconds(interactions: pd.DataFrame) -> Ints:
     """The event times as whole seconds since 1970."""
     return interactions["event_timestamp"].astype("datetime64[s, UTC]").to_numpy(dtype="datetime64[s]").astype(np.int64)
+
+
+def _distinct(lists: Sequence[Ints]) -> tuple[Ints, Ints]:
+    """The distinct codes of the lists, in the order of their first place; and that place, counted through the lists."""
+    codes, first = np.unique(np.concatenate(lists), return_index=True)
+    order = np.argsort(first)
+    return codes[order], first[order]
 
 
 def _best(scores: Floats, allowed: NDArray[np.bool_], k: int) -> Ints:

@@ -187,7 +187,7 @@ def standardised(scores: Floats) -> Floats:
     """
     rows = np.atleast_2d(scores)
     centred = rows - rows.mean(axis=1, keepdims=True)
-    spread = centred.std(axis=1, keepdims=True)
+    spread = np.sqrt(np.square(centred).mean(axis=1, keepdims=True))
     return np.asarray(centred / np.where(spread > 0, spread, 1), dtype=np.float32).reshape(scores.shape)
 
 

@@ -62,8 +62,10 @@ def decide(request_id: str, scores: Floats, vectors: Floats, age_days: Floats, v
     worth = _worth(scores, age_days, views, policy)
     places = _mmr(worth, vectors, policy)
     propensities, explored = np.ones(len(places)), np.zeros(len(places), dtype=bool)
+    others = np.ones(len(worth), dtype=bool)
+    others[places] = False
     rest = np.argsort(-worth, kind="stable")
-    rest = rest[~np.isin(rest, places)][: policy.pool]
+    rest = rest[others[rest]][: policy.pool]
     slots = [slot for slot in policy.explored if slot <= len(places)]
     for number, slot in enumerate(slots):
         pool = rest[number :: len(slots)]  # a pool of its own, so that no item can come up twice

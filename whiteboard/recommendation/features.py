@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whiteboard.dialects import DUCKDB, Dialect
+from whiteboard.events import Watermark
 from whiteboard.recommendation.events import INTERACTIONS, Interaction
 from whiteboard.windows import (
     DAY,
@@ -29,6 +30,7 @@ from whiteboard.windows import (
     Group,
     Measure,
     Recent,
+    Row,
     SinceLast,
     Stream,
     Window,
@@ -157,9 +159,12 @@ _DERIVED_SQL = {
 }
 FEATURES: tuple[str, ...] = (*_DERIVED_SQL, *USER_FOLD.features, *GROUPED, *ITEM_FOLD.features)
 _AT = {name: column for column, name in enumerate(FEATURES)}
-_USER_AT = [_AT[name] for name in USER_FOLD.features]
-_ITEM_AT = [_AT[name] for name in ITEM_FOLD.features]
+_USER_AT, _ITEM_AT = (
+    slice(_AT[names[0]], _AT[names[-1]] + 1)  # side by side in FEATURES
+    for names in (USER_FOLD.features, ITEM_FOLD.features)
+)
 _ITEM_HOP = min(ITEM.partials)
+_NOTHING = {stream.name: USER_FOLD.nothing(stream) for stream in USER_STREAMS if stream.group is not None}
 KEYS = ("shown_id", "request_id", "user_id", "item_id")
 
 
@@ -167,7 +172,7 @@ KEYS = ("shown_id", "request_id", "user_id", "item_id")
 class UserValues:
     """What a user's row says at one moment: values, and by category and item what is not the same for all candidates.
 
-    `recent` are the items liked last, newest first; `consumed` those liked within 30 days.
+    `recent` are the items liked last, newest first; `consumed` those liked within 30 days; `watermark` is the row's.
     """
 
     values: dict[str, float]
@@ -175,6 +180,7 @@ class UserValues:
     views: dict[str, tuple[float, ...]]
     likes: dict[str, tuple[float, ...]]
     recent: list[str]
+    watermark: Watermark
 
     @property
     def consumed(self) -> set[str]:
@@ -190,6 +196,7 @@ def user_values(state: bytes | None, t_us: int) -> UserValues:
         views=USER_FOLD.by_group(row, USER_ITEM_VIEWS, t_us),
         likes=USER_FOLD.by_group(row, USER_ITEM_LIKES, t_us),
         recent=USER_FOLD.recent(row, USER_LIKES),
+        watermark=_logged(row),
     )
 
 
@@ -221,8 +228,7 @@ def candidate_matrix(
     `items` (n, features of ITEM_FOLD) are their `item_values`, `scores` (n, 3) those of SCORES, `prices` NaN where the
     catalogue names none. Equal to point_in_time_sql's values for the same rows, to the last bit of a division.
     """
-    n = len(item_ids)
-    matrix = np.empty((n, len(FEATURES)))
+    matrix = np.empty((len(item_ids), len(FEATURES)))
     matrix[:, _USER_AT] = list(user.values.values())
     matrix[:, _ITEM_AT] = items
     for stream, groups, names in (
@@ -230,8 +236,10 @@ def candidate_matrix(
         (USER_ITEM_VIEWS, user.views, item_ids),
         (USER_ITEM_LIKES, user.likes, item_ids),
     ):
-        none = USER_FOLD.nothing(stream)
-        matrix[:, [_AT[f.name] for f in stream.features]] = [groups.get(name, none) for name in names]
+        places = {name: place for place, name in enumerate(groups, 1)}
+        values = np.array([_NOTHING[stream.name], *groups.values()])  # few, beside the candidates
+        at = _AT[stream.features[0].name]
+        matrix[:, at : at + len(stream.features)] = values[[places.get(name, 0) for name in names]]
     matrix[:, [_AT[name] for name in SCORES]] = scores
     matrix[:, _AT["price"]], matrix[:, _AT["item_age_days"]] = prices, age_days
     _derive(matrix, user.values)
@@ -252,11 +260,15 @@ def _derive(matrix: Floats, user: dict[str, float]) -> None:
     matrix[:, _AT["score_fresh"]] = np.where(age < FRESH_DAYS, (1 - age / FRESH_DAYS) * (1 + content), 0)
 
 
-def watermark(fold: EntityFold, state: bytes | None) -> dict[str, tuple[int, dict[str, int]]]:
-    """Which events a row holds, as an impression logs it: topic → (epoch, {partition: last offset})."""
+def watermark(fold: EntityFold, state: bytes | None) -> Watermark:
+    """Which events a row holds, as an impression logs it."""
+    return _logged(fold.decode(state))
+
+
+def _logged(row: Row) -> Watermark:
     return {
         topic: (epoch, {str(partition): offset for partition, offset in offsets.items()})
-        for topic, (epoch, offsets) in fold.decode(state).watermark.items()
+        for topic, (epoch, offsets) in row.watermark.items()
     }
 
 

@@ -88,7 +88,7 @@ def ranked(
     policy: Policy | None = None,
 ) -> Chosen:
     """The list for these candidates with these values of `items`; by default by the model's own policy."""
-    codes, age_days = found.codes, snapshot.age_days(t_us)[found.codes]
+    codes, age_days = found.codes, snapshot.age_days(t_us, found.codes)
     matrix = candidate_matrix(
         user,
         found.item_ids,
@@ -119,24 +119,24 @@ def _logged(row: list[float]) -> dict[str, float | None]:
     return {name: None if isnan(value) else value for name, value in zip(FEATURES, row, strict=True)}  # NaN is no JSON
 
 
-def popular(snapshot: Snapshot, user: UserValues | None, t_us: int, k: int) -> Chosen:
+def popular(snapshot: Snapshot, user: UserValues, t_us: int, k: int) -> Chosen:
     """The most liked items of the week that the user has not consumed."""
     return _in_order(snapshot, snapshot.popular(), user, t_us, k, "popular")
 
 
-def newest(snapshot: Snapshot, user: UserValues | None, t_us: int, k: int) -> Chosen:
+def newest(snapshot: Snapshot, user: UserValues, t_us: int, k: int) -> Chosen:
     """The items listed last that the user has not consumed."""
     return _in_order(snapshot, np.argsort(snapshot.age_days(t_us), kind="stable"), user, t_us, k, "newest")
 
 
-def batch(snapshot: Snapshot, item_ids: Sequence[str], user: UserValues | None, t_us: int, k: int) -> Chosen:
+def batch(snapshot: Snapshot, item_ids: Sequence[str], user: UserValues, t_us: int, k: int) -> Chosen:
     """What was recommended to the user last night, less what was consumed since."""
     codes = np.array([snapshot.codes[i] for i in item_ids if i in snapshot.codes], dtype=np.int64)
     return _in_order(snapshot, codes, user, t_us, k, "batch")
 
 
-def _in_order(snapshot: Snapshot, codes: Ints, user: UserValues | None, t_us: int, k: int, source: str) -> Chosen:
-    consumed = user.consumed if user else set()
+def _in_order(snapshot: Snapshot, codes: Ints, user: UserValues, t_us: int, k: int, source: str) -> Chosen:
+    consumed = user.consumed
     listed = snapshot.age_days(t_us) >= 0
     chosen: list[int] = []
     for code in codes.tolist():
@@ -148,7 +148,7 @@ def _in_order(snapshot: Snapshot, codes: Ints, user: UserValues | None, t_us: in
     return Chosen(chosen, [float(-place) for place in range(n)], [source] * n, [1.0] * n, [False] * n, len(codes))
 
 
-Fixed = Callable[[Snapshot, UserValues | None, int, int], Chosen]
+Fixed = Callable[[Snapshot, UserValues, int, int], Chosen]
 # What an experiment's arm can be: a policy without a model, or the model behind an alias.
 POLICIES: dict[str, Fixed] = {"popularity": popular, "newest": newest}
 RANKERS = {"ranker": CHAMPION, "challenger": CHALLENGER}

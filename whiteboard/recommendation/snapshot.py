@@ -64,9 +64,9 @@ class Snapshot:
         self._rng = np.random.default_rng(0)
         self.trending = np.zeros(n, dtype=np.float32)
 
-    def age_days(self, t_us: int) -> Floats:
-        """Days since each item was listed, negative for one that is not yet; (items,)."""
-        return np.asarray((t_us - self._listed_us) / DAY)
+    def age_days(self, t_us: int, codes: Ints | slice = slice(None)) -> Floats:
+        """Days since each item, or each of `codes`, was listed, negative for one that is not yet."""
+        return np.asarray((t_us - self._listed_us[codes]) / DAY)
 
     def popular(self) -> Ints:
         """The codes by the likes of the last week, most first; of equal ones those that trend."""
@@ -95,16 +95,17 @@ class Snapshot:
 
         Returns their values at `t_us`. Raises LateEventError for a time too far before an item's newest event.
         """
-        made = Items(
-            np.array([item_values(state, t_us) for state in states]).reshape(len(codes), -1),
-            [watermark(ITEM_FOLD, state) for state in states],
-        )
+        tile = item_tile(t_us)
         with self._lock:
-            self._values[codes], self._tile[codes] = made.values, item_tile(t_us)
+            for code, state in zip(codes.tolist(), states, strict=True):
+                if state != self._states[code]:
+                    self._watermarks[code] = watermark(ITEM_FOLD, state)
+                elif tile == self._tile[code]:  # nothing has changed, as with most items most of the time
+                    continue
+                self._values[code] = item_values(state, t_us)
+                self._states[code], self._tile[code] = state, tile
             self._until[codes] = time.monotonic() + ttl_s * self._rng.uniform(0.75, 1.25, len(codes))
-            for code, state, mark in zip(codes.tolist(), states, made.watermarks, strict=True):
-                self._states[code], self._watermarks[code] = state, mark
-        return made
+            return Items(self._values[codes], [self._watermarks[code] for code in codes.tolist()])
 
     def fill(self, read: ReadItems, t_us: int, ttl_s: float, pause_s: float = 0.0) -> None:
         """Reads every item's row and works out the trend; blocks.
