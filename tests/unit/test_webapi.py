@@ -11,10 +11,12 @@ from fastapi import FastAPI, Query, Request, Response
 from prometheus_client import REGISTRY
 from pydantic import BaseModel, ConfigDict, Field
 
+from whiteboard.edge import Reply
+from whiteboard.fields import Identifier, Moment
 from whiteboard.limits import MAX_BODY_BYTES
 from whiteboard.problems import PROBLEM, ProblemError
 from whiteboard.settings import Settings
-from whiteboard.webapi import create_app, taking, validated
+from whiteboard.webapi import asking, create_app, queried, taking, validated
 
 missing: dict[str, str] = {}
 
@@ -23,6 +25,12 @@ class Thing(BaseModel):
     model_config = ConfigDict(extra="forbid")
     name: Annotated[str, Field(strict=True, min_length=1, max_length=8)]
     price: Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
+
+
+class Wish(BaseModel):
+    who: Identifier
+    k: int = Field(10, ge=1, le=50, description="how many")
+    at: Moment | None = None
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +42,11 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
     async def things(request: Request) -> Response:
         thing = validated(Thing, await request.body())
         return Response(json.dumps({"name": thing.name, "trace": request.scope["trace"]}))
+
+    @app.direct("/wishes", "GET", openapi_extra=asking(Wish))
+    async def wishes(query: bytes, trace: str) -> Reply:
+        """Takes the query at the edge."""
+        return Reply(queried(Wish, query).model_dump_json().encode())
 
     @app.get("/busy")
     async def busy() -> None:
@@ -126,6 +139,41 @@ def test_what_is_wrong_with_a_body_is_named_with_field_value_and_cure(
     assert error.get("value") == value
     assert cure in error["expected"]
     assert field in problem["detail"] and cure in problem["detail"]
+
+
+def test_a_query_read_at_the_edge_becomes_what_the_document_shows(app: FastAPI) -> None:
+    assert call(app, "GET", "/wishes?who=u-1").json() == {"who": "u-1", "k": 10, "at": None}
+    full = call(app, "GET", "/wishes", params={"who": "ü & co", "k": "3", "at": "2026-01-31T08:15:00+01:00", "x": "1"})
+    assert full.json() == {"who": "ü & co", "k": 3, "at": "2026-01-31T08:15:00+01:00"}
+    assert call(app, "GET", "/wishes?who=u-1&k=3&k=4").json()["k"] == 4
+    who, k, at = app.openapi()["paths"]["/wishes"]["get"]["parameters"]
+    assert (who["name"], who["in"], who["required"]) == ("who", "query", True)
+    assert (k["required"], k["schema"]["default"], k["schema"]["maximum"]) == (False, 10, 50)
+    assert at["name"] == "at" and not at["required"]
+    assert problem_of(call(app, "POST", "/wishes?who=u-1"))["status"] == 405
+
+
+@pytest.mark.parametrize(
+    ("query", "field", "value", "cure"),
+    [
+        ("", "who", None, "missing; send it"),
+        ("who=", "who", "''", "at least 1 character"),
+        (f"who={'u' * 65}", "who", f"'{'u' * 65}'", "at most 64 characters"),
+        ("who=u-1&k=0", "k", "'0'", "greater than or equal to 1"),
+        ("who=u-1&k=many", "k", "'many'", "valid integer"),
+        ("who=u-1&k=", "k", "''", "valid integer"),
+        ("who=u-1&at=1769847300", "at", "'1769847300'", "such as 2026-01-31T08:15:00Z"),
+        ("who=u-1&at=2026-01-31T08:15:00", "at", "'2026-01-31T08:15:00'", "timezone"),
+    ],
+)
+def test_what_is_wrong_with_a_query_is_named_with_field_value_and_cure(
+    app: FastAPI, query: str, field: str, value: str | None, cure: str
+) -> None:
+    problem = problem_of(call(app, "GET", f"/wishes?{query}"))
+    assert problem["status"] == 422
+    [error] = problem["errors"]
+    assert (error["field"], error.get("value")) == (field, value)
+    assert cure in error["expected"]
 
 
 def test_bytes_that_are_no_text_and_nesting_without_end_are_problems_too(app: FastAPI) -> None:
