@@ -1,5 +1,6 @@
 """What docker-compose.yml promises, read from the file itself; `make smoke` proves that it runs."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -131,3 +132,22 @@ def test_example_names_every_variable_of_the_file() -> None:
     used = set(re.findall(r"\$\{(\w+):-", (ROOT / "docker-compose.yml").read_text()))
     example = (ROOT / ".env.example").read_text()
     assert {name for name in used if not re.search(rf"^# {name}=", example, re.MULTILINE)} == set()
+
+
+def test_the_proxy_passes_on_what_was_not_begun_and_never_what_is_only_late() -> None:
+    conf = (ROOT / "infra" / "nginx" / "nginx.conf").read_text()
+    seconds = {
+        name: float(value) * {"ms": 1e-3, "s": 1.0}[unit]
+        for name, value, unit in re.findall(r"proxy_(\w+_timeout) (\d+)(ms|s);", conf)
+    }
+    assert "proxy_next_upstream error timeout http_503 non_idempotent;" in conf
+    assert 2 * seconds["connect_timeout"] < seconds["next_upstream_timeout"] < seconds["read_timeout"]
+
+
+def test_the_proxy_speaks_as_the_services_do_when_none_of_them_can() -> None:
+    conf = (ROOT / "infra" / "nginx" / "nginx.conf").read_text()
+    said = {int(status): json.loads(body) for status, body in re.findall(r"return (\d+) '(.+)';", conf)}
+    assert said.keys() == {503, 504}
+    for status, problem in said.items():
+        assert (problem["status"], problem["type"]) == (status, "about:blank")
+        assert "try again" in problem["detail"]
