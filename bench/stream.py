@@ -55,6 +55,7 @@ Transactions = Annotated[int, typer.Option(min=10_000)]
 Customers = Annotated[int, typer.Option(min=10, help="the world; terminals are twice as many")]
 Client = Annotated[str, typer.Option(help=f"{' or '.join(CLIENTS)}")]
 Out = Annotated[Path | None, typer.Option(help="write the figures to this file as JSON")]
+Plot = Annotated[Path | None, typer.Option(help="draw the curve into this file, .png or .svg")]
 
 
 def resident_mb(pid: int) -> float:
@@ -211,7 +212,11 @@ def throughput(
 
 @app.command()
 def history(
-    transactions: Transactions = 2_500_000, customers: Customers = 5_000, client: Client = "confluent", out: Out = None
+    transactions: Transactions = 2_500_000,
+    customers: Customers = 5_000,
+    client: Client = "confluent",
+    plot: Plot = None,
+    out: Out = None,
 ) -> None:
     """What a transaction costs, and the worker's memory, by how many came before it."""
     samples = run(client, world(transactions, customers), timeout_s=3_600)
@@ -227,6 +232,8 @@ def history(
         before = reached
     Console().print(table)
     write(out, {"client": client, "steps": figures, "samples": [asdict(s) for s in samples]})
+    if plot is not None:
+        draw_history(plot, [figure["events"] / 1e6 for figure in figures], figures)
 
 
 @app.command()
@@ -236,7 +243,7 @@ def catchup(
     seconds: Annotated[float, typer.Option(min=5, help="how long it is watched at most after the pause")] = 60,
     customers: Customers = 5_000,
     client: Client = "confluent",
-    plot: Annotated[Path | None, typer.Option(help="draw the curve into this file, .png or .svg")] = None,
+    plot: Plot = None,
     out: Out = None,
 ) -> None:
     """The lag second by second while transactions keep arriving: before, during and after a pause of the worker."""
@@ -289,10 +296,25 @@ def catchup(
     Console().print(f"caught up {caught_up_s:.1f} s after the pause; its largest lag was {max(p[1] for p in curve):,}")
     write(out, {"client": client, "rate": rate, "pause_s": pause, "caught_up_s": caught_up_s, "lag": curve})
     if plot is not None:
-        draw(plot, curve, pause, f"{rate:,} transactions/s arrive, the worker is paused for {pause:g} s")
+        draw_lag(plot, curve, pause, f"{rate:,} transactions/s arrive, the worker is paused for {pause:g} s")
 
 
-def draw(path: Path, curve: Sequence[tuple[float, int]], pause_s: float, title: str) -> None:
+def draw_history(path: Path, million_events: Sequence[float], steps: Sequence[dict[str, float]]) -> None:
+    """Cost and memory over the events before, both from zero, so that flat looks flat."""
+    figure, axes = canvas("What came before costs nothing", "million events so far", "CPU µs a transaction")
+    memory = axes.twinx()
+    axes.plot(million_events, [step["cpu_us"] for step in steps], color=BLUE, marker="o", label="CPU")
+    memory.plot(million_events, [step["mb"] for step in steps], color=RED, marker="s", label="memory")
+    memory.set_ylabel("resident memory, MB", color=RED)
+    memory.grid(visible=False)
+    axes.yaxis.label.set_color(BLUE)
+    axes.set_ylim(bottom=0)
+    memory.set_ylim(bottom=0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+
+
+def draw_lag(path: Path, curve: Sequence[tuple[float, int]], pause_s: float, title: str) -> None:
     """The lag over time, with the pause shaded."""
     figure, axes = canvas(title, "seconds since the pause began", "transactions not yet in the online store")
     axes.axvspan(0, pause_s, color=RED, alpha=0.1, linewidth=0)

@@ -165,13 +165,21 @@ class Smoke:
             return requests >= self._before + self.payments
 
         self._wait(counted, "Prometheus counts the requests", lambda: f"{requests:,.0f} after {self._before:,.0f}")
-        up = self._ask("up")
-        down = [labels for labels, value in up if value != 1]
-        restarting = [labels for labels, _ in self._ask("changes(process_start_time_seconds[15m]) > 2")]
+        health: dict[str, str] = {}
+
+        def all_asked() -> bool:
+            health.update(self._targets())
+            return "unknown" not in health.values()
+
+        self._wait(all_asked, "Prometheus has asked every process", lambda: f"{len(health)} are known")
+        down = [place for place, found in health.items() if found != "up"]
+        restarts = self._ask("changes(process_start_time_seconds[15m]) > 2")
+        restarting = [place for labels, _ in restarts if (place := _place(labels)) in health]
         if down or restarting:
-            raise AssertionError(f"down: {_places(down)}; dying again and again: {_places(restarting)}")
+            told = (", ".join(places) or "none" for places in (down, restarting))
+            raise AssertionError("down: {}; dying again and again: {}".format(*told))
         rose = f"whiteboard_http_requests_total rose from {self._before:,.0f} to {requests:,.0f}"
-        return f"{rose}; {len(up)} processes are up, none restarts over and over"
+        return f"{rose}; {len(health)} processes are up, none restarts over and over"
 
     def _id(self, number: int) -> str:
         return f"{self.trace}-{number}"
@@ -217,12 +225,23 @@ class Smoke:
         counted = self._ask(f'sum(whiteboard_http_requests_total{{system="{SYSTEM}"}})')
         return counted[0][1] if counted else 0.0
 
+    def _targets(self) -> dict[str, str]:
+        """Of each process that Prometheus asks now: "up", "down" or, before the first time, "unknown".
+
+        The series `up` would tell of those of an earlier life too, for five minutes.
+        """
+        targets = self._prometheus("targets?state=active")["activeTargets"]
+        return {_place(target["labels"]): target["health"] for target in targets}
+
     def _ask(self, promql: str) -> list[tuple[dict[str, str], float]]:
         """What Prometheus answers: labels and value of each series."""
-        query = urllib.parse.urlencode({"query": promql})
-        with urllib.request.urlopen(f"{self.prometheus}/api/v1/query?{query}", timeout=10) as response:
-            result = json.load(response)["data"]["result"]
+        result = self._prometheus(f"query?{urllib.parse.urlencode({'query': promql})}")["result"]
         return [(series["metric"], float(series["value"][1])) for series in result]
+
+    def _prometheus(self, asked: str) -> dict[str, Any]:
+        with urllib.request.urlopen(f"{self.prometheus}/api/v1/{asked}", timeout=10) as response:
+            data: dict[str, Any] = json.load(response)["data"]
+        return data
 
     @staticmethod
     def _wait(condition: Callable[[], bool], what: str, seen: Callable[[], str], pause_s: float = POLL_S) -> None:
@@ -233,8 +252,8 @@ class Smoke:
             time.sleep(pause_s)
 
 
-def _places(series: list[dict[str, str]]) -> str:
-    return ", ".join(f"{labels.get('job')} {labels.get('instance')}" for labels in series) or "none"
+def _place(labels: Mapping[str, str]) -> str:
+    return f"{labels.get('job')} {labels.get('instance')}"
 
 
 def _newest(lake: Lake) -> datetime | None:

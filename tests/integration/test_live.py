@@ -1,7 +1,12 @@
 """A stack that is kept: bootstrapped once whatever interrupts it, then fed by traffic that goes on where it stopped."""
 
-from collections.abc import Iterator
-from typing import NamedTuple
+import json
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple, NoReturn
 
 import pandas as pd
 import pytest
@@ -102,3 +107,41 @@ def test_smoke_sees_every_stop(kept: Kept) -> None:
     seen = list(Smoke(kept.settings, f"http://127.0.0.1:{kept.port}", payments=5).walk())
     assert [stop.component for stop in seen] == ["service", "kafka", "features", "lake", "mlflow"]
     assert all(stop.ok for stop in seen), "\n".join(stop.text for stop in seen)
+
+
+@contextmanager
+def prometheus(folder: Path, *targets: int) -> Iterator[str]:
+    """Prometheus at work on these ports; its database in `folder` stays."""
+    jobs = [{"job_name": "toy", "static_configs": [{"targets": [f"127.0.0.1:{port}" for port in targets]}]}]
+    (folder / "prometheus.yml").write_text(json.dumps({"global": {"scrape_interval": "1s"}, "scrape_configs": jobs}))
+    port = free_port()
+    options = [f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
+    with (folder / "log").open("a") as log:
+        process = subprocess.Popen(
+            ["prometheus", *options, f"--web.listen-address=127.0.0.1:{port}"], stdout=log, stderr=log
+        )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        wait_until(url_answers(f"{url}/-/ready"), "Prometheus is ready")
+        yield url
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def test_smoke_asks_prometheus_for_the_processes_of_now(
+    kept: Kept, tmp_path: Path, missing: Callable[[str], NoReturn]
+) -> None:
+    if shutil.which("prometheus") is None:
+        missing("prometheus")
+    gone, service = free_port(), f"http://127.0.0.1:{kept.port}"
+    with prometheus(tmp_path, kept.port, gone) as url:
+        *_, last = Smoke(kept.settings, service, payments=5, prometheus=url).walk()
+        assert not last.ok
+        assert f"down: toy 127.0.0.1:{gone}; dying again and again: none" in last.text
+    with prometheus(tmp_path, kept.port) as url:  # it remembers the other, and asks it no more
+        smoke = Smoke(kept.settings, service, payments=5, prometheus=url)
+        assert {value for _, value in smoke._ask("up")} == {0, 1}
+        *_, last = smoke.walk()
+        assert last.ok, last.text
+        assert "1 processes are up" in last.text
