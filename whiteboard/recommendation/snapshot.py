@@ -98,12 +98,13 @@ class Snapshot:
         tile = item_tile(t_us)
         with self._lock:
             for code, state in zip(codes.tolist(), states, strict=True):
-                if state != self._states[code]:
-                    self._watermarks[code] = watermark(ITEM_FOLD, state)
-                elif tile == self._tile[code]:  # nothing has changed, as with most items most of the time
+                known = state == self._states[code]
+                if known and tile == self._tile[code]:  # as with most items most of the time
                     continue
-                self._values[code] = item_values(state, t_us)
-                self._states[code], self._tile[code] = state, tile
+                values = item_values(state, t_us)  # may raise: until then nothing of the entry is touched
+                if not known:
+                    self._states[code], self._watermarks[code] = state, watermark(ITEM_FOLD, state)
+                self._values[code], self._tile[code] = values, tile
             self._until[codes] = time.monotonic() + ttl_s * self._rng.uniform(0.75, 1.25, len(codes))
             return Items(self._values[codes], [self._watermarks[code] for code in codes.tolist()])
 

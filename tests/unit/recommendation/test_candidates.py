@@ -88,6 +88,18 @@ def test_a_source_ranks_its_own_candidates_by_its_own_score(retrieval: Retrieval
         assert (np.diff(found.scores[by_rank, source]) <= 0).all(), SOURCES[source]
 
 
+def test_of_a_large_catalogue_the_index_draws_the_content_list(
+    retrieval: Retrieval, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recent, content = ["garden-01", "garden-07"], SOURCES.index("content")
+    exact = retrieval.alone(recent, consumed=recent, k=40)[content]
+    monkeypatch.setattr("whiteboard.recommendation.candidates.EXACT_UP_TO", 0)
+    found = retrieval.alone(recent, consumed=recent, k=40)[content]
+    assert len(found) == len(exact) == 40
+    cosines = retrieval.content.scores(retrieval.known(recent))
+    assert np.sort(cosines[found]) == pytest.approx(np.sort(cosines[exact]), abs=1e-5)
+
+
 def test_a_user_never_seen_gets_what_is_trending(retrieval: Retrieval) -> None:
     trending = np.zeros(len(retrieval.item_ids), dtype=np.float32)
     trending[[retrieval.codes[item] for item in ("sports-01", "books-02")]] = 5.0, 9.0
