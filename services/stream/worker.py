@@ -102,6 +102,7 @@ class StreamWorker:
         self._sink = LakeSink(self._lake, self._epochs, routes.sunk, cleared=self._erasures.cleared)
         self._producer = EventProducer(settings, "stream", routes.schemas, linger_ms=REKEYING_LINGER_MS)
         self._pushed: dict[tuple[str, int], int] = {}  # positions whose rows and re-keyed copies are out
+        self._owned: set[tuple[str, int]] = set()
         self._consumer = EventConsumer(
             settings,
             routes.topics,
@@ -236,12 +237,14 @@ class StreamWorker:
             self._pushed = {}
 
     def _assigned(self, partitions: set[tuple[str, int]]) -> None:
+        self._owned |= partitions
         for topic, partition in partitions:
             if topic in self._routes.sunk:
                 self._sink.assign(topic, partition)
         log.info("assigned", extra={"partitions": sorted(f"{t}-{p}" for t, p in partitions)})
 
     def _revoked(self, partitions: set[tuple[str, int]]) -> None:
+        self._owned -= partitions
         self._commit()
         for topic, partition in partitions:
             LAG.remove(topic, str(partition))  # its next owner's to tell
@@ -259,7 +262,8 @@ class StreamWorker:
         except EventLogUnavailableError:  # unknown for now; no reason to stop
             return
         for (topic, partition), records in lag.items():
-            LAG.labels(topic, str(partition)).set(records)
+            if (topic, partition) in self._owned:  # the client knows a revoked one until the group has settled
+                LAG.labels(topic, str(partition)).set(records)
 
     def _check_log(self) -> None:
         try:

@@ -10,7 +10,9 @@ from random import Random
 
 import pandas as pd
 import pytest
+from prometheus_client import REGISTRY
 
+from services.stream.worker import SYSTEMS, StreamWorker
 from tests.integration.kafka.cluster import LocalKafka, begin_log_anew
 from whiteboard.deadletters import list_dead_letters
 from whiteboard.embedded import EmbeddedStack
@@ -155,6 +157,26 @@ def rows_and_lake(store: FeatureStore, lake: Lake) -> tuple[float, float, int]:
         TERMINAL_FOLD.values(TERMINAL_FOLD.decode(terminal), t)["terminal_count_1d"],
         sum(lake.coverage(TRANSACTIONS).values()),
     )
+
+
+def test_a_worker_tells_no_lag_of_what_it_has_handed_over(stack: EmbeddedStack) -> None:
+    def told(partition: int) -> float | None:
+        labels = {"topic": TRANSACTIONS, "partition": str(partition)}
+        return REGISTRY.get_sample_value("whiteboard_stream_lag", labels)
+
+    worker = StreamWorker(stack.connected, SYSTEMS["fraud"])
+    try:
+        while not worker._owned:
+            worker._consumer.poll(timeout_s=1)
+        worker._measure_lag()
+        assert told(0) == told(1) == 0
+        worker._revoked({(TRANSACTIONS, 0)})  # and the group takes its time: the client still lists it
+        assert (TRANSACTIONS, 0) in worker._consumer.assignment()
+        worker._measure_lag()
+        assert told(0) is None
+        assert told(1) == 0
+    finally:
+        worker.close()
 
 
 def test_rows_of_a_lost_log_are_rebuilt_from_the_lake_and_new_offsets_count(tmp_path: Path, new_log: NewLog) -> None:
