@@ -13,7 +13,6 @@ exclusive one, so that afterwards nobody works with an older list.
 
 import fcntl
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ import msgspec
 
 from whiteboard.errors import SettingsError
 from whiteboard.events import ERASED
+from whiteboard.manifest import write_atomically
 from whiteboard.pseudonyms import kept_key, keyed
 from whiteboard.settings import Settings
 
@@ -144,9 +144,7 @@ class Erasures:
             self.refresh()
             listed = self._until | {self._name(person): until}
             text = json.dumps({"erased": {name: moment.isoformat() for name, moment in listed.items()}}, indent=1)
-            draft = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-            draft.write_text(text)
-            draft.replace(self._path)
+            write_atomically(self._path, text)
             self.refresh()
             yield
 

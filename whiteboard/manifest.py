@@ -4,9 +4,9 @@
 """
 
 import json
-import os
 from hashlib import sha256
 from pathlib import Path
+from secrets import token_hex
 
 MANIFEST = "manifest.json"
 
@@ -39,7 +39,13 @@ def _files(directory: Path) -> list[str]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Writes the file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)
+    """Writes the file whole or not at all; of several writers at once the last one's stays.
+
+    No two of them share a draft: processes in containers that share a folder have the same process ids.
+    """
+    draft = path.with_name(f".{path.name}.{token_hex(8)}")
+    try:
+        draft.write_text(text)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)

@@ -68,8 +68,8 @@ def kept_key(path: Path) -> bytes:
         path.parent.mkdir(parents=True, exist_ok=True)
     except ValueError as error:
         raise SettingsError(f"{path} holds no key in hex: restore it, or remove it to begin anew") from error
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")  # containers have the same process ids
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(secrets.token_hex(32))
     try:
         os.link(draft, path)  # fails if it exists: of two processes that begin together one gives the key to both

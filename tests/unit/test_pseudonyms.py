@@ -5,6 +5,7 @@ import logging
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -14,7 +15,7 @@ from pydantic import SecretStr
 from whiteboard.errors import SettingsError
 from whiteboard.logs import PERSONAL, JsonFormatter
 from whiteboard.preflight import SECRETS, check
-from whiteboard.pseudonyms import FILE, keyed, numbered, pseudonyms
+from whiteboard.pseudonyms import FILE, kept_key, keyed, numbered, pseudonyms
 from whiteboard.settings import Settings
 
 GOOD = "7f1d0c36a9be44827f1d0c36a9be4482"
@@ -45,6 +46,15 @@ def test_processes_that_begin_together_agree_on_the_key(tmp_path: Path) -> None:
     command = [sys.executable, "-c", program, str(tmp_path / "home")]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     assert len({process.communicate()[0] for process in running}) == 1
+
+
+def test_writers_with_the_same_process_id_agree_on_the_key_too(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:  # as processes in containers that share a home
+        for attempt in range(50):
+            path = tmp_path / f"{attempt}.key"
+            found = set(pool.map(kept_key, [path] * 8))
+            assert found == {bytes.fromhex(path.read_text())}
+    assert len(list(tmp_path.iterdir())) == 50, "no draft is left"
 
 
 @pytest.mark.parametrize("key", ["short", "whiteboard-development-whiteboard-development", "0" * 64, "ab" * 32])
