@@ -9,6 +9,7 @@ in front would hold them open, and the server's event loop takes one a turn.
 The drill's own traffic rests during the burst: both take their requests from one world, whose days pass with them.
 """
 
+import gc
 import json
 import threading
 import time
@@ -83,6 +84,8 @@ def throttled(stage: Stage, name: str) -> Iterator[None]:
                 stage.resume(name)
                 time.sleep(run_s)
 
+    gc.collect()
+    gc.freeze()  # a full collection stops this process for half a second and more, and the replica for as long
     thread = threading.Thread(target=beat, name="throttle", daemon=True)
     thread.start()
     try:
@@ -90,6 +93,7 @@ def throttled(stage: Stage, name: str) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
+        gc.unfreeze()
 
 
 def _refusals(load: Load, connection: Connection) -> Iterator[str | None]:
