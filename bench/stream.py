@@ -233,7 +233,7 @@ def history(
     Console().print(table)
     write(out, {"client": client, "steps": figures, "samples": [asdict(s) for s in samples]})
     if plot is not None:
-        draw_history(plot, [figure["events"] / 1e6 for figure in figures], figures)
+        draw_history(plot, figures)
 
 
 @app.command()
@@ -299,12 +299,12 @@ def catchup(
         draw_lag(plot, curve, pause, f"{rate:,} transactions/s arrive, the worker is paused for {pause:g} s")
 
 
-def draw_history(path: Path, million_events: Sequence[float], steps: Sequence[dict[str, float]]) -> None:
+def draw_history(path: Path, steps: Sequence[dict[str, float]]) -> None:
     """Cost and memory over the events before, both from zero, so that flat looks flat."""
     figure, axes = canvas("What came before costs nothing", "million events so far", "CPU µs a transaction")
-    memory = axes.twinx()
-    axes.plot(million_events, [step["cpu_us"] for step in steps], color=BLUE, marker="o", label="CPU")
-    memory.plot(million_events, [step["mb"] for step in steps], color=RED, marker="s", label="memory")
+    memory, million_events = axes.twinx(), [step["events"] / 1e6 for step in steps]
+    axes.plot(million_events, [step["cpu_us"] for step in steps], color=BLUE, marker="o")
+    memory.plot(million_events, [step["mb"] for step in steps], color=RED, marker="s")
     memory.set_ylabel("resident memory, MB", color=RED)
     memory.grid(visible=False)
     axes.yaxis.label.set_color(BLUE)
