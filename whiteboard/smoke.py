@@ -168,7 +168,8 @@ class Smoke:
         health: dict[str, str] = {}
 
         def all_asked() -> bool:
-            health.update(self._targets())
+            nonlocal health
+            health = self._targets()
             return "unknown" not in health.values()
 
         self._wait(all_asked, "Prometheus has asked every process", lambda: f"{len(health)} are known")
