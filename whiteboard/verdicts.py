@@ -93,6 +93,12 @@ def _drift(drift: Section) -> Verdict:
     return Verdict("drift seen after", value, f"{short(happened)} → {short(detected)}; {alarms}", delay >= 0)
 
 
+def _drift_in_short(drift: Section) -> str:
+    if drift["detected_day"] is None:
+        return "drift not seen"
+    return _drift(drift).detail.partition(";")[0]
+
+
 def _promoted(story: Section) -> list[str]:
     return [m["version"] for m in story.get("models", []) if m.get("promoted")]
 
@@ -110,7 +116,7 @@ def figures(story: Section) -> dict[str, str]:
         "kafka": f"{number(events['produced'])} events" if events else "",
         "stream": f"{number(stream['events_per_s'])} events/s" if stream else "",
         "lake": f"{number(events['in_lake'])} · {number(lost(events))} lost" if events else "",
-        "monitor": _drift(drift).detail.partition(";")[0] if drift else "",
+        "monitor": _drift_in_short(drift) if drift else "",
         "pipelines": f"{len(models)} trained, {len(promoted)} promoted" if models else "",
         "registry": counted(len(models), "version") if models else "",
     }
