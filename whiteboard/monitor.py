@@ -33,7 +33,7 @@ from whiteboard.monitor_metrics import REGISTERED, begin, export
 from whiteboard.registry import CHALLENGER, CHAMPION, Registry, VersionRef
 from whiteboard.rollback import Contest, Succession, roll_back
 from whiteboard.settings import Settings
-from whiteboard.skew import Coverage, Skew, comparable, compare, feature_columns
+from whiteboard.skew import Logged, Skew, comparable, compare
 from whiteboard.telemetry import BEAT
 
 log = logging.getLogger("monitor")
@@ -63,6 +63,7 @@ class Monitor:
     key: str  # the column that names a row with features
     columns: Sequence[str]  # that may drift; `score` is one more
     score: str
+    drifting = "true"  # which rows drift is looked for in
     at_once = 2_000  # decisions of a partition compared in one go; DuckDB takes some 20 MB for a thousand rows
 
     def rows(self, relation: str) -> str:
@@ -113,6 +114,7 @@ class Monitor:
         self._settings, self._settle_s = settings, settle_s
         self._drift_share, self._mismatched, self.quality_limit = drift_share, mismatched, quality_limit
         self.lake, self._registry = Lake(settings.lake_dir), Registry(settings)
+        self._looking = connect()  # once a second, for which a new one each time would cost 20 ms
         self._folder = settings.monitor_dir / self.system
         self._folder.mkdir(parents=True, exist_ok=True)
         self._path = self._folder / "windows.jsonl"
@@ -137,22 +139,22 @@ class Monitor:
         may be dated anywhere. With `close_last` all days are over.
         """
         judged = 0
-        with connect() as connection:
-            for day in self._waiting(connection, close_last):
-                if stop is not None and stop.is_set():
-                    break
-                BEAT.set_to_current_time()  # a backlog of days may take minutes
+        for day in self._waiting(close_last):
+            if stop is not None and stop.is_set():
+                break
+            BEAT.set_to_current_time()  # a backlog of days may take minutes
+            with connect() as connection:
                 self._judge(connection, day)
-                judged += 1
+            judged += 1
         return judged
 
-    def _waiting(self, connection: duckdb.DuckDBPyConnection, close_last: bool) -> list[date]:
+    def _waiting(self, close_last: bool) -> list[date]:
         """The days to judge, in order. A decision that came after its day was judged is in no window."""
         done = date.fromisoformat(self.windows[-1]["day"]) if self.windows else None
         settled_s = datetime.now(UTC).timestamp() - self._settle_s
         decisions = self.relation(done)
-        begun = connection.sql(f"SELECT DISTINCT {DAY} AS day FROM {decisions} ORDER BY day").fetchall()
-        ((present,),) = connection.sql(
+        begun = self._looking.sql(f"SELECT DISTINCT {DAY} AS day FROM {decisions} ORDER BY day").fetchall()
+        ((present,),) = self._looking.sql(
             f"SELECT quantile_disc(day, 0.5) FROM (SELECT {DAY} AS day FROM {decisions} "
             f"WHERE epoch(created_timestamp) < {settled_s} ORDER BY created_timestamp DESC LIMIT {NEWEST})"
         ).fetchall()
@@ -217,14 +219,13 @@ class Monitor:
         self, connection: duckdb.DuckDBPyConnection, where: str, version: str, since: date | None = None
     ) -> pd.DataFrame:
         """Time, features and score of the version's sound decisions that `where` selects, one column each."""
-        rows = connection.execute(
-            f"SELECT event_timestamp, features, {self.score} FROM ({self.rows(self.relation(since))}) "
-            f"WHERE {where} AND model_version = $version AND NOT degraded",
-            {"version": version},
-        ).df()
-        return feature_columns(rows["features"]).assign(
-            **{name: rows[name].array for name in ("event_timestamp", self.score)}
-        )
+        decided = f"SELECT * FROM {self.relation(since)} WHERE {where} AND model_version = $version AND NOT degraded"
+        rows = connection.sql(
+            f"SELECT event_timestamp, features, {self.score} FROM ({self.rows(f'({decided})')}) WHERE {self.drifting}",
+            params={"version": version},
+        ).to_arrow_table()
+        columns = {name: rows[name].to_pandas() for name in ("event_timestamp", self.score)}
+        return Logged.of(rows["features"]).values.assign(**columns)
 
     def reference(self, connection: duckdb.DuckDBPyConnection, version: str, day: date) -> pd.DataFrame | None:
         """What features and scores looked like when the version was trained; None for decisions without a model."""
@@ -236,12 +237,15 @@ class Monitor:
 
         Both are offsets of decisions by "epoch/partition"; {} is the beginning.
         """
-        done = dict(since)
+        done, more = dict(since), True
         skew, coverage = Skew(), self._read_events(connection)
-        while not (ready := self._next_to_compare(connection, done, coverage)).empty:
-            skew += compare(connection, ready, coverage, self.recompute, self.unseen, self.key)
-            places = ready["epoch"].astype(str) + "/" + ready["partition"].astype(str)
-            done |= {str(at): int(last) + 1 for at, last in ready.groupby(places)["offset"].max().items()}
+        while more:
+            decisions, logged = self._next_to_compare(connection, done)
+            ready = comparable(decisions, coverage)
+            skew += compare(connection, ready, logged, coverage, self.recompute, self.unseen, self.key)
+            done |= {str(at): int(last) + 1 for at, last in ready.groupby("place")["offset"].max().items()}
+            read = decisions.groupby("place")["offset"].agg(["nunique", "max"])
+            more = any(n == self.at_once and done.get(str(at)) == last + 1 for at, n, last in read.itertuples())
             BEAT.set_to_current_time()
         return skew, done
 
@@ -259,21 +263,24 @@ class Monitor:
         return coverage
 
     def _next_to_compare(
-        self, connection: duckdb.DuckDBPyConnection, done: dict[str, int], coverage: Coverage
-    ) -> pd.DataFrame:
-        """The next decisions that can be compared, of each partition the oldest; a backlog must fit into memory too."""
+        self, connection: duckdb.DuckDBPyConnection, done: Mapping[str, int]
+    ) -> tuple[pd.DataFrame, Logged]:
+        """The next decisions, of each partition the oldest, and their features; a backlog must fit into memory too.
+
+        Their `place` is the epoch/partition that `done` has an offset of.
+        """
         topic, kind = self.decisions
         beyond = {(int(epoch), int(at)): n for key, n in done.items() for epoch, at in [key.split("/")]}
         rows = self.rows(self.lake.relation(topic, kind, beyond=beyond))  # not all of them again every day
         known = ", ".join(f"({at.replace('/', ', ')}, {following})" for at, following in {"-1/-1": 0, **done}.items())
         fresh = connection.sql(
-            f"SELECT d.* FROM ({rows}) d "
+            f"SELECT d.*, concat(epoch, '/', partition) AS place FROM ({rows}) d "
             f"LEFT JOIN (VALUES {known}) AS done(epoch, partition, following) "
             'USING (epoch, partition) WHERE "offset" >= coalesce(following, 0) '
             f'QUALIFY dense_rank() OVER (PARTITION BY epoch, partition ORDER BY "offset") <= {self.at_once} '
             'ORDER BY epoch, partition, "offset"'
-        ).df()
-        return comparable(fresh, coverage)
+        ).to_arrow_table()
+        return fresh.drop_columns(["features"]).to_pandas(), Logged.of(fresh["features"])
 
     def _beyond(
         self, day: date, version: str, drift: DriftVerdict, parity: Skew, quality: Mapping[str, Any]

@@ -2,16 +2,18 @@
 
 import json
 from datetime import UTC, datetime, timedelta
+from math import nan
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from whiteboard.fraud.events import LABELS, TRANSACTIONS, Label, Transaction
 from whiteboard.fraud.features import CUSTOMER_FOLD, online_values, point_in_time_sql, unseen_events_sql, watermarks
 from whiteboard.lake import Lake, connect
-from whiteboard.skew import Coverage, Skew, comparable, compare, reach
+from whiteboard.skew import Coverage, Logged, Skew, comparable, compare, reach
 
 AT = datetime(2026, 1, 5, 12, tzinfo=UTC)
 EARLIER = AT - timedelta(hours=1)
@@ -60,12 +62,18 @@ def skew_of(*decisions: dict[str, Any]) -> Skew:
         labels = Lake(Path("nowhere")).relation(LABELS, Label)
         return compare(
             connection,
-            pd.DataFrame(list(decisions)).astype(times),
+            pd.DataFrame(list(decisions)).astype(times).drop(columns=["features"]),
+            logged(*(one["features"] for one in decisions)),
             COVERAGE,
             lambda rows: point_in_time_sql(rows, "payments", labels, "watermark"),
             lambda rows: unseen_events_sql(rows, "payments", labels),
             "transaction_id",
         )
+
+
+def logged(*maps: dict[str, float | None]) -> Logged:
+    kind = pa.map_(pa.string(), pa.float64())
+    return Logged.of(pa.chunked_array([pa.array([list(one.items()) for one in maps], kind)]))
 
 
 def with_feature(name: str, value: float | None) -> dict[str, Any]:
@@ -122,6 +130,30 @@ def test_feature_that_is_not_computed_any_more_is_left_out() -> None:
     assert skew_of(with_feature("customer_median_7d", 1.0)) == Skew(compared=1)
 
 
+def test_feature_that_one_decision_did_not_log_is_compared_in_the_others_only() -> None:
+    """A service and its successor with one more feature decide side by side for a while."""
+    older = {name: value for name, value in decision()["features"].items() if name != "customer_count_1d"}
+    wrong = with_feature("customer_count_1d", 4.0)
+    assert skew_of(decision(features=older), wrong, decision(features={})) == Skew(
+        compared=3,
+        mismatched=1,
+        examples=[{"transaction_id": "d", "features": {"customer_count_1d": {"online": 4.0, "offline": 3.0}}}],
+    )
+
+
+def test_logged_maps_become_columns_whatever_each_of_them_has() -> None:
+    found = logged({"a": 1.0, "b": None}, {}, {"c": 3.0, "a": 2.0})
+    values = pd.DataFrame({"a": [1.0, nan, 2.0], "b": [nan, nan, nan], "c": [nan, nan, 3.0]})
+    pd.testing.assert_frame_equal(found.values, values)
+    assert found.there.to_dict("list") == {
+        "a": [True, False, True],
+        "b": [True, False, False],
+        "c": [False, False, True],
+    }
+    assert found.at(pd.Index([2, 0])).values["a"].tolist() == [2, 1]
+    assert logged().values.empty
+
+
 def test_degraded_decision_is_counted_and_not_compared() -> None:
     assert skew_of(with_feature("customer_count_1d", 4.0) | {"degraded": True}) == Skew(degraded=1)
 
@@ -132,6 +164,7 @@ def test_decision_whose_log_was_lost_is_counted_and_not_compared() -> None:
         lost = compare(
             connection,
             pd.DataFrame([decision(watermarks=beyond)]),
+            logged(decision()["features"]),
             {TRANSACTIONS: {(0, 0): 3, (1, 0): 1}},
             lambda rows: pytest.fail("nothing to recompute"),
             lambda rows: pytest.fail("nothing to recompute"),

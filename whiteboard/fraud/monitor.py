@@ -8,6 +8,8 @@ from typing import Any
 import duckdb
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from whiteboard.drift import SHARE_LIMIT
@@ -21,7 +23,7 @@ from whiteboard.quality import MATURE_SHARE, live_quality
 from whiteboard.registry import VersionRef
 from whiteboard.rollback import Contest
 from whiteboard.settings import Settings
-from whiteboard.skew import feature_columns
+from whiteboard.skew import Logged
 
 NOT_DRIFT = {"is_weekend"}  # follows the calendar: a single day differs from any week
 LEAST_AVERAGE_PRECISION = 0.3
@@ -63,11 +65,11 @@ class FraudMonitor(Monitor):
 
     def quality(self, connection: duckdb.DuckDBPyConnection, day: date, version: str) -> dict[str, Any]:
         """Over the newest days whose labels have mostly come in by `day`."""
-        return asdict(live_quality(self._labelled(connection, day, version)))
+        return asdict(live_quality(self._labelled(connection, day, version).to_pandas()))
 
     def _labelled(
         self, connection: duckdb.DuckDBPyConnection, day: date, version: str, more: str = "degraded"
-    ) -> pd.DataFrame:
+    ) -> pa.Table:
         """The decisions of those days by `version`: decision, propensity, fraud_probability, is_fraud, and `more`."""
         until = day - timedelta(days=self._maturity_days)
         since = until - timedelta(days=QUALITY_DAYS - 1)
@@ -78,7 +80,7 @@ class FraudMonitor(Monitor):
                 FROM {self.lake.relation(LABELS, Label, since)} GROUP BY transaction_id
             ) known USING (transaction_id)
             WHERE {DAY} BETWEEN DATE '{since}' AND DATE '{until}' AND model_version = $version"""
-        return connection.execute(query, {"version": version}).df()
+        return connection.sql(query, params={"version": version}).to_arrow_table()
 
     def poor(self, quality: Mapping[str, Any], version: str) -> Beyond | None:
         value, mature = quality["average_precision"], quality["labelled"] >= MATURE_SHARE * max(quality["due"], 1)
@@ -90,13 +92,14 @@ class FraudMonitor(Monitor):
         self, connection: duckdb.DuckDBPyConnection, day: date, served: VersionRef, before: VersionRef
     ) -> Contest | None:
         """Average precision of both on the labelled payments that `served` has decided, by the features logged then."""
-        rows = self._labelled(connection, day, served.version, "customer_id, features")
-        rows = rows[rows["is_fraud"].notna()]
+        found = self._labelled(connection, day, served.version, "customer_id, features")
+        found = found.filter(pc.is_valid(found["is_fraud"]))
+        rows, features = found.drop_columns(["features"]).to_pandas(), Logged.of(found["features"]).values
         if rows.empty:
             return None
         fraud = rows["is_fraud"].to_numpy(dtype=np.float64)
         weight = np.where(rows["decision"] == "review", 1 / rows["propensity"].to_numpy(dtype=np.float64), 1.0)
-        risks = [self._risk(ref, feature_columns(rows["features"])) for ref in (served, before)]
+        risks = [self._risk(ref, features) for ref in (served, before)]
         ours, theirs = (average_precision(fraud, risk, weight) for risk in risks)
         probability = outranks(fraud, risks[1], risks[0], card=dense(rows["customer_id"]), weight=weight)
         judged_on = f"{len(rows):,} labelled payments with {fraud.sum():.0f} frauds"

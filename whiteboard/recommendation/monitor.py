@@ -15,6 +15,7 @@ from typing import Any
 import duckdb
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from whiteboard.errors import ModelError
@@ -36,7 +37,7 @@ from whiteboard.recommendation.position_bias import PositionBias
 from whiteboard.registry import VersionRef
 from whiteboard.rollback import Contest
 from whiteboard.settings import Settings
-from whiteboard.skew import feature_columns
+from whiteboard.skew import Logged
 
 LEAST_SHARE = 0.75  # of the clicks a request that the version had on the days before
 LEAST_REQUESTS = 100  # of a day; with fewer a quarter less is noise
@@ -59,6 +60,7 @@ class RecommendationMonitor(Monitor):
     sources = {"seen_interactions": (INTERACTIONS, Interaction)}  # noqa: RUF012
     key, score = "shown_id", "score"
     columns = DRIFTING
+    drifting = "position = 1"  # the others share its user, and would count one user's drift tenfold
     at_once = 200  # requests of ten items each
 
     def __init__(
@@ -84,12 +86,6 @@ class RecommendationMonitor(Monitor):
     def unseen(self, rows: str) -> str:
         return unseen_events_sql(rows, "seen_interactions")
 
-    def served(
-        self, connection: duckdb.DuckDBPyConnection, where: str, version: str, since: date | None = None
-    ) -> pd.DataFrame:
-        """One item of each list, the top one: the others share its user, and would count one user's drift tenfold."""
-        return super().served(connection, f"position = 1 AND {where}", version, since)
-
     def reference(self, connection: duckdb.DuckDBPyConnection, version: str, day: date) -> pd.DataFrame | None:
         """What the version showed on its first days of service; None until they are over.
 
@@ -108,7 +104,7 @@ class RecommendationMonitor(Monitor):
         return self.served(connection, within, version, first[0])
 
     def quality(self, connection: duckdb.DuckDBPyConnection, day: date, version: str) -> dict[str, Any]:
-        shown = self._outcomes(connection, day)
+        shown = self._outcomes(connection, day).to_pandas()
         ours = shown[shown["model_version"] == version]
         requests = ours["request_id"].nunique()
         popular = self._popular(connection, day)
@@ -124,15 +120,16 @@ class RecommendationMonitor(Monitor):
             "popular_share": float(shown["item_id"].isin(popular).mean()) if len(shown) else None,
         }
 
-    def _outcomes(self, connection: duckdb.DuckDBPyConnection, day: date) -> pd.DataFrame:
-        """The items shown on that day: request_id, model_version, item_id, position, features, seen, clicked."""
+    def _outcomes(
+        self, connection: duckdb.DuckDBPyConnection, day: date, where: str = "true", more: str = ""
+    ) -> pa.Table:
+        """The items shown on that day: request_id, model_version, item_id, position, seen, clicked, and `more`."""
         interactions = self.lake.relation(INTERACTIONS, Interaction, day)
         rows = outcomes_sql(self.relation(day), interactions, f"{DAY} = DATE '{day}'")
-        found: pd.DataFrame = connection.sql(
-            f"SELECT request_id, model_version, item_id, position, features, seen, clicked FROM ({rows}) "
+        return connection.sql(
+            f"SELECT request_id, model_version, item_id, position, seen, clicked{more} FROM ({rows}) WHERE {where} "
             "ORDER BY request_id, position"
-        ).df()
-        return found
+        ).to_arrow_table()
 
     def _popular(self, connection: duckdb.DuckDBPyConnection, day: date) -> set[str]:
         """The tenth of the items with likes that have the most of them, of all that happened until that day."""
@@ -160,12 +157,11 @@ class RecommendationMonitor(Monitor):
         self, connection: duckdb.DuckDBPyConnection, day: date, served: VersionRef, before: VersionRef
     ) -> Contest | None:
         """How well both order the lists with a click that `served` made on that day, by the features logged then."""
-        shown = self._outcomes(connection, day)
-        ranked = (shown["model_version"] == served.version) & shown["features"].map(len).astype(bool)
-        shown = shown[ranked].reset_index(drop=True)
+        ranked = f"model_version = '{served.version}' AND cardinality(features) > 0"
+        found = self._outcomes(connection, day, ranked, ", features")
+        shown, features = found.drop_columns(["features"]).to_pandas(), Logged.of(found["features"]).values
         if not shown["clicked"].any():
             return None
-        features = feature_columns(shown["features"])
         ours, theirs = (_by_request(shown, self._scores(ref, features)) for ref in (served, before))
         gained = (theirs - ours).to_numpy(dtype=np.float64)
         draws = np.random.default_rng(0).integers(0, len(gained), (DRAWS, len(gained)))
