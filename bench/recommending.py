@@ -98,6 +98,7 @@ def main(
     seconds: Annotated[float, typer.Option(min=1)] = 60.0,
     users: Annotated[int, typer.Option(min=10)] = 10_000,
     items: Annotated[int, typer.Option(min=50)] = 5_000,
+    feedback: Annotated[bool, typer.Option(help="each list is followed by its views and clicks")] = True,
 ) -> None:
     """Starts everything, sends requests, prints the tables."""
     machine = stretched(5.0)
@@ -126,7 +127,7 @@ def main(
         service = stack.start("recommendation", "services.recommendation.app", "--port", str(port), ready=ready)
         known = world.interactions["user_id"].unique().tolist()
         url = f"http://127.0.0.1:{port}"
-        traffic = RecommendationUsers.made_of(known, WorldClock(datetime.now(UTC)), skew=0)
+        traffic = RecommendationUsers.made_of(known, WorldClock(datetime.now(UTC)), skew=0, feedback=feedback)
         used = cpu_seconds(service.pid), cpu_seconds(worker.pid)
         result = run(Plan(url, traffic, rate, seconds, warm_up_s=WARM_UP_S))
         spent = cpu_seconds(service.pid) - used[0], cpu_seconds(worker.pid) - used[1]
@@ -139,7 +140,7 @@ def main(
         "requests": f"{lists.requests:,} at {rate:g}/s, {lists.failed} failed, {lists.degraded_share:.1%} degraded",
         "latency": f"p50 {lists.p50_ms:.1f} ms, p90 {lists.p90_ms:.1f} ms, p99 {lists.p99_ms:.1f} ms",
         "longest": f"{lists.max_ms:.1f} ms",
-        "views and clicks": f"{result.summary('interactions').failed} requests failed",
+        "views and clicks": f"{result.summary('interactions').failed} requests failed" if feedback else "none sent",
         "CPU a request": f"service {cpu[0]}, stream worker {cpu[1]}",
         "item rows from the cache": f"{hits / (hits + misses):.1%}",
     }.items():

@@ -70,7 +70,7 @@ class Checkpoint(Struct):
 
 def segments(folder: Path) -> list[Path]:
     """The segment files, oldest first."""
-    return sorted(folder.glob("*.seg"))
+    return [folder / name for name in sorted(os.listdir(folder)) if name.endswith(".seg")]
 
 
 def first_of(segment: Path) -> int:
@@ -171,22 +171,26 @@ class Reader:
 
     def _refill(self) -> bool:
         """Whether there is more to look at: letters, or another segment."""
-        firsts = [first_of(segment) for segment in segments(self._folder)]  # before reading: see below
+        if self._file is not None and self._read_on(growing=True):
+            return True
+        firsts = [first_of(segment) for segment in segments(self._folder)]
         if self._file is None:
             return self._open(max((f for f in firsts if f <= self.next), default=min(firsts, default=0)))
         later = [f for f in firsts if f > self._first]
-        at = self._file.tell()
-        data = self._file.read()
-        consumed = 0
-        for found in frames(data, growing=not later):
+        # A segment with a successor grows no more; what it got before that is read first.
+        return bool(later) and (self._read_on(growing=False) or self._open(min(later)))
+
+    def _read_on(self, growing: bool) -> bool:
+        """Whether the file has whole letters that were not read yet; reads them."""
+        assert self._file is not None
+        at, consumed = self._file.tell(), 0
+        for found in frames(self._file.read(), growing=growing):
             consumed = found.end
             letter = decode(found.payload)
             if found.number + len(letter.events) > self.next:
                 self._read.append((found.number, letter))
         self._file.seek(at + consumed)
-        if consumed:
-            return True
-        return self._open(min(later)) if later else False  # a segment with a successor grows no more
+        return consumed > 0
 
     def _open(self, first: int) -> bool:
         if not first:

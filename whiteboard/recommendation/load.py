@@ -47,6 +47,7 @@ class RecommendationUsers:
     hottest: float  # share of the requests of the most active user
     prefix: str = field(default_factory=lambda: f"load-{token_hex(3)}")
     kind: str = "recommendations"
+    feedback: bool = True  # tell what each user looked at and clicked
 
     @classmethod
     def of(cls, settings: "Settings", *, skew: float = ZIPF, seed: int = 0) -> "RecommendationUsers":
@@ -65,11 +66,11 @@ class RecommendationUsers:
 
     @classmethod
     def made_of(
-        cls, user_ids: Sequence[str], clock: WorldClock, *, skew: float = ZIPF, seed: int = 0
+        cls, user_ids: Sequence[str], clock: WorldClock, *, skew: float = ZIPF, seed: int = 0, feedback: bool = True
     ) -> "RecommendationUsers":
         """Of these users, drawn with a Zipf exponent of `skew`; who is active is a matter of chance."""
         order = skewed(user_ids, skew, DRAWN, seed)
-        return cls(user_ids, order, clock, hottest_share(user_ids, order))
+        return cls(user_ids, order, clock, hottest_share(user_ids, order), feedback=feedback)
 
     def call(self, number: int) -> Call:
         """The request number `number`; its key is the request_id."""
@@ -80,7 +81,7 @@ class RecommendationUsers:
 
     def follow_up(self, call: Call, body: bytes) -> Call | None:
         """What the user did with the list, as one request; nothing after that, or after an empty list."""
-        if call.kind != self.kind:
+        if call.kind != self.kind or not self.feedback:
             return None
         shown = [item.item_id for item in msgspec.json.decode(body, type=_Answer).items]
         if not shown:
