@@ -4,7 +4,8 @@
 
 A direct route is a path that is asked hundreds of times a second: its handler gets the bytes of the body, or of the
 query string of a GET, and gives the answer's, past the layers of the framework, which would cost as much as a decision.
-It is declared to FastAPI all the same (webapi.direct), so that the OpenAPI document shows it.
+It is declared to FastAPI all the same (webapi.direct), so that the OpenAPI document shows it. Our HTTP server calls
+`answer` itself, past ASGI too (httpserver.py); any other server gets the same answers through `__call__`.
 """
 
 import logging
@@ -60,8 +61,8 @@ class Edge:
     def __init__(
         self, app: App, system: str, gate: Gate, admission: Admission, direct: Mapping[tuple[str, str], Handler]
     ) -> None:
-        self._app, self._system, self._gate, self._direct = app, system, gate, direct
-        self._admission = admission
+        self._app, self._system, self._gate = app, system, gate
+        self.admission, self.direct = admission, direct
         self._counters: dict[tuple[str, int], Counter] = {}  # looking a label up costs as much as counting
         self._timers: dict[str, Histogram] = {}
 
@@ -70,21 +71,60 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        headers = {name: value for name, value in scope["headers"] if name in WANTED}
+        direct = scope["method"], scope["path"]
+        if direct not in self.direct:
+            await self._pass_on(scope, headers, receive, send)
+            return
+
+        async def given() -> bytes:
+            body = await receive_body(headers, receive)
+            return scope["query_string"] if scope["method"] == "GET" else body
+
+        reply = await self.answer(*direct, headers, given)
+        await send({"type": "http.response.start", "status": reply.status, "headers": reply.headers})
+        await send({"type": "http.response.body", "body": reply.body})
+
+    async def answer(
+        self, method: str, path: str, headers: Mapping[bytes, bytes], given: Callable[[], Awaitable[bytes]]
+    ) -> Reply:
+        """The answer of a direct route, with all its headers, whatever happens; counted and timed.
+
+        `headers` are those of WANTED, by lower-case name; `given` gives the body, or the query string of a GET, or
+        raises ProblemError.
+        """
+        started, trace, status = time.perf_counter(), _trace(headers), 500
+        self.admission.in_flight += 1
+        under_way = self.admission.in_flight
+        try:
+            self._gate.admit(path, headers.get(b"x-api-key"))
+            reply = await self.direct[method, path](await given(), trace)
+            status = reply.status
+        except ProblemError as error:
+            reply = problem_reply(error)
+            status = reply.status
+        except Exception as error:
+            log.exception("request failed", extra={"trace": trace, "path": path})
+            reply = problem_reply(bug(error, trace))
+        finally:
+            seconds = time.perf_counter() - started
+            self.admission.in_flight -= 1
+            self.admission.answered(seconds, under_way)
+            self._count(path, status, seconds)
+        own = (b"content-type", reply.media_type), (b"content-length", b"%d" % len(reply.body))
+        return reply._replace(headers=(*own, *self._own_headers(trace), *reply.headers))
+
+    async def _pass_on(self, scope: Scope, headers: Mapping[bytes, bytes], receive: Receive, send: Send) -> None:
+        """Has the app answer."""
         started = time.perf_counter()
-        headers = {name: value for name, value in scope["headers"] if name in _WANTED}
         trace = scope["trace"] = _trace(headers)
-        exchange = _Exchange(send, trace, self._admission)
-        self._admission.in_flight += 1
-        under_way = self._admission.in_flight
-        handler = self._direct.get((scope["method"], scope["path"]))
+        exchange = _Exchange(send, self._own_headers(trace))
+        self.admission.in_flight += 1
+        under_way = self.admission.in_flight
         try:
             self._gate.admit(scope["path"], headers.get(b"x-api-key"))
             body = await receive_body(headers, receive)
-            if handler is None:
-                await self._app(scope, _replay(body, receive), exchange.send)
-            else:
-                given = scope["query_string"] if scope["method"] == "GET" else body
-                await exchange.reply(await handler(given, trace))
+            await self._app(scope, _replay(body, receive), exchange.send)
         except ProblemError as error:
             await exchange.reply(problem_reply(error))
         except Exception as error:  # a bug of ours: the client gets an answer, the log everything
@@ -94,12 +134,16 @@ class Edge:
                     raise  # too late to say so
                 await exchange.reply(problem_reply(bug(error, trace)))
         finally:
-            route = scope["path"] if handler is not None else getattr(scope.get("route"), "path", "unmatched")
+            route = getattr(scope.get("route"), "path", "unmatched")
             seconds = time.perf_counter() - started
-            self._admission.in_flight -= 1
+            self.admission.in_flight -= 1
             if scope["path"] not in OPEN:
-                self._admission.answered(seconds, under_way)
+                self.admission.answered(seconds, under_way)
             self._count(route, exchange.status or 500, seconds)
+
+    def _own_headers(self, trace: str) -> Headers:
+        own = b"x-request-id", trace.encode()
+        return (own, _CLOSE) if self.admission.draining else (own,)
 
     def _count(self, route: str, status: int, seconds: float) -> None:
         counter = self._counters.get((route, status))
@@ -111,37 +155,27 @@ class Edge:
 
 
 class _Exchange:
-    """One request's trace id, and how far its answer is."""
+    """One request that the app answers, and how far its answer is."""
 
-    __slots__ = ("_admission", "_send", "_trace", "complete", "status")
+    __slots__ = ("_own", "_send", "complete", "status")
 
-    def __init__(self, send: Send, trace: str, admission: Admission) -> None:
-        self._send, self._admission, self.status, self.complete = send, admission, 0, False
-        self._trace = (b"x-request-id", trace.encode())
+    def __init__(self, send: Send, own: Headers) -> None:
+        self._send, self._own, self.status, self.complete = send, own, 0, False
 
     async def send(self, message: Message) -> None:
-        """Passes on what the app sends, with the trace id in the answer's head."""
+        """Passes on what the app sends, with our headers in the answer's head."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message["headers"] = [*message.get("headers", ()), *self._own_headers()]
+            message["headers"] = [*message.get("headers", ()), *self._own]
         elif not message.get("more_body", False):
             self.complete = True
         await self._send(message)
 
     async def reply(self, reply: Reply) -> None:
-        self.status = reply.status
-        headers = [
-            (b"content-type", reply.media_type),
-            (b"content-length", b"%d" % len(reply.body)),
-            *self._own_headers(),
-            *reply.headers,
-        ]
-        await self._send({"type": "http.response.start", "status": reply.status, "headers": headers})
-        self.complete = True
-        await self._send({"type": "http.response.body", "body": reply.body})
-
-    def _own_headers(self) -> Headers:
-        return (self._trace, _CLOSE) if self._admission.draining else (self._trace,)
+        length = (b"content-length", b"%d" % len(reply.body))
+        headers = [(b"content-type", reply.media_type), length, *reply.headers]
+        await self.send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        await self.send({"type": "http.response.body", "body": reply.body})
 
 
 def problem_reply(error: ProblemError) -> Reply:
@@ -159,7 +193,7 @@ def bug(error: Exception, trace: str) -> ProblemError:
 
 _CLOSE = (b"connection", b"close")
 _RANDOM = random.Random()  # a trace id is no secret, and the system's generator is a call that lets others go first
-_WANTED = {b"content-length", b"transfer-encoding", b"x-api-key", b"x-request-id", b"traceparent"}
+WANTED = {b"content-length", b"transfer-encoding", b"x-api-key", b"x-request-id", b"traceparent"}
 _GIVEN = re.compile(rb"[!-~]{1,64}")
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context
 

@@ -7,8 +7,9 @@ piece, as nearly all do, costs two comparisons.
 
     503  as many requests are under way as can be answered in time (admission.py), or too many connections are open
 
-Refusing costs a fraction of answering: no task is made and no body is kept. On SIGTERM readiness says so first, answers
-carry `Connection: close` for the drain time, and only then it ends: clients and proxies change over without an error.
+Refusing costs a fraction of answering: no task is made and no body is kept. A request to a direct route goes past ASGI,
+to `Edge.answer`, and its answer leaves in one write. On SIGTERM readiness says so first, answers carry `Connection:
+close` for the drain time, and only then it ends: clients and proxies change over without an error.
 """
 
 import asyncio
@@ -22,10 +23,13 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from whiteboard import limits
 from whiteboard.admission import LEAST, Admission
-from whiteboard.problems import PROBLEM, encoded
+from whiteboard.edge import WANTED, Edge, Reply
+from whiteboard.problems import PROBLEM, ProblemError, encoded
+from whiteboard.webapi import WebApp
 
 MAX_HEAD_BYTES = 16_384  # a browser with cookies sends some 2,000
 HEAD_TIMEOUT_S = 5.0  # for a connection's first byte, too
@@ -38,10 +42,11 @@ KEEP_ALIVE_S = 75  # above a minute's pause of a client that keeps its connectio
 class LimitedProtocol(HttpToolsProtocol):
     """One connection."""
 
-    def __init__(self, *, admission: Admission | None = None, **options: Any) -> None:
+    def __init__(self, *, edge: Edge, **options: Any) -> None:
         super().__init__(**options)
-        self._admission = admission
+        self._edge, self._admission = edge, edge.admission
         self._shedding = False
+        self._direct: _Direct | None = None  # whose body is not complete yet
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -69,22 +74,85 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._refused():
             self._shed()
             return
-        super().on_headers_complete()
+        self._direct = self._directly()
+        if self._direct is None:
+            super().on_headers_complete()
+        else:
+            self.cycle = self._direct  # type: ignore[assignment]
 
     def on_body(self, body: bytes) -> None:
-        if not self._shedding:
+        if self._direct is not None:
+            self._direct.body += body
+        elif not self._shedding:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        if not self._shedding:
+        if self._direct is not None:
+            self._begin(self._direct)
+        elif not self._shedding:
             super().on_message_complete()
+
+    def _directly(self) -> "_Direct | None":
+        """The request whose head is complete, if it is one for a direct route and has nothing unusual about it."""
+        path, _, query = self.url.partition(b"?")
+        method, path_ = self.parser.get_method().decode(), path.decode("latin-1")
+        if (method, path_) not in self._edge.direct:
+            return None
+        headers = {name: value for name, value in self.headers if name in WANTED}
+        length = headers.get(b"content-length", b"0")
+        usual = (
+            (self.cycle is None or self.cycle.response_complete)  # else it waits for its turn
+            and self.parser.get_http_version() == "1.1"
+            and not self.parser.should_upgrade()
+            and not self.expect_100_continue
+            and b"transfer-encoding" not in headers
+            and len(length) <= len(str(limits.MAX_BODY_BYTES))
+            and int(length) <= limits.MAX_BODY_BYTES  # the parser has seen to its digits
+        )
+        return _Direct(method, path_, query, headers, self.parser.should_keep_alive()) if usual else None
+
+    def _begin(self, direct: "_Direct", problem: ProblemError | None = None) -> None:
+        """Has the edge answer."""
+        self._direct = None
+        if direct.late is not None:
+            direct.late.cancel()
+        task = self.loop.create_task(self._answer(direct, problem))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
+
+    async def _answer(self, direct: "_Direct", problem: ProblemError | None) -> None:
+        async def given() -> bytes:
+            if problem is not None:
+                raise problem
+            body = limits.shallow(bytes(direct.body))
+            return direct.query if direct.method == "GET" else body
+
+        reply = await self._edge.answer(direct.method, direct.path, direct.headers, given)
+        if self.flow.write_paused and not direct.disconnected:
+            await self.flow.drain()
+        direct.response_complete = True
+        if direct.disconnected:
+            return
+        closes = not direct.keep_alive or _CLOSE in reply.headers
+        self.transport.write(self._written(reply, closes))
+        if closes:
+            self.transport.close()
+        self.on_response_complete()
+
+    def _written(self, reply: Reply, closes: bool) -> bytes:
+        parts = [STATUS_LINE[reply.status]]
+        for name, value in (*self.server_state.default_headers, *reply.headers):
+            parts += (name, b": ", value, b"\r\n")
+        if closes and _CLOSE not in reply.headers:
+            parts.append(b"connection: close\r\n")
+        parts += (b"\r\n", reply.body)
+        return b"".join(parts)
 
     def _refused(self) -> bool:
         """Whether this request is one too many; one that was sent before the last was answered waits for its turn."""
         in_turn = self.cycle is None or self.cycle.response_complete
         self._shedding = (
-            self._admission is not None
-            and in_turn
+            in_turn
             and len(self.tasks) >= LEAST  # nearly always, and nothing more is to be looked at
             and not self.url.startswith(_NEVER_SHED)
             and self._admission.full(len(self.tasks))
@@ -92,7 +160,7 @@ class LimitedProtocol(HttpToolsProtocol):
         return self._shedding
 
     def _shed(self) -> None:
-        closing = not self.parser.should_keep_alive() or (self._admission is not None and self._admission.draining)
+        closing = not self.parser.should_keep_alive() or self._admission.draining
         self.transport.write(_BUSY_CLOSE if closing else _BUSY)
         if closing:
             self.transport.close()
@@ -107,6 +175,8 @@ class LimitedProtocol(HttpToolsProtocol):
             self._head_bytes = 0
             if self._timer is not None:
                 self._stop_timer()
+            if self._direct is not None and not self._direct.late:  # its body is still to come
+                self._direct.late = self.loop.call_later(limits.BODY_TIMEOUT_S, self._body_too_slow, self._direct)
         elif self.transport.is_closing():
             pass
         elif self._head_bytes > 2 * MAX_HEAD_BYTES:  # parsed or not, it waits in memory
@@ -133,10 +203,29 @@ class LimitedProtocol(HttpToolsProtocol):
             self._refusal = (408, f"the head of the request was not complete after {HEAD_TIMEOUT_S:g} s")
             self.send_400_response("")
 
+    def _body_too_slow(self, direct: "_Direct") -> None:
+        if self._direct is direct and not direct.disconnected:
+            self._begin(direct, limits.too_slow())
+
     def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+class _Direct:
+    """A request to a direct route: in the place of uvicorn's RequestResponseCycle, and without ASGI's messages."""
+
+    message_event = asyncio.Event()  # uvicorn sets it when the connection is lost; nobody waits for it
+
+    def __init__(self, method: str, path: str, query: bytes, headers: dict[bytes, bytes], keep_alive: bool) -> None:
+        self.method, self.path, self.query, self.headers, self.keep_alive = method, path, query, headers, keep_alive
+        self.body = bytearray()
+        self.disconnected = self.response_complete = False
+        self.late: asyncio.TimerHandle | None = None
+
+
+_CLOSE = (b"connection", b"close")
 
 
 def _refusal(detail: str, *more: bytes) -> bytes:
@@ -182,15 +271,20 @@ class DrainingServer(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-OPTIONS: dict[str, Any] = {
-    "http": LimitedProtocol,
+_OPTIONS: dict[str, Any] = {
     "ws": "none",
+    "proxy_headers": False,  # nothing here asks who the client is
     "access_log": False,  # it would hold the ids of customers
     "log_config": None,
     "server_header": False,
     "timeout_keep_alive": KEEP_ALIVE_S,
     "timeout_graceful_shutdown": GRACE_S,
 }
+
+
+def options(app: WebApp) -> dict[str, Any]:
+    """What uvicorn is told to serve `app` with."""
+    return _OPTIONS | {"http": partial(LimitedProtocol, edge=app.edge)}
 
 
 def settle() -> None:
@@ -206,15 +300,13 @@ def settle() -> None:
     sys.setswitchinterval(SWITCH_S)
 
 
-def serve(app: Any, host: str, port: int, *, drain_s: float = 0.0, shared_fd: int | None = None) -> None:
+def serve(app: WebApp, host: str, port: int, *, drain_s: float = 0.0, shared_fd: int | None = None) -> None:
     """Serves `app`, a WebApp, until SIGTERM; drains, and answers what it has accepted.
 
     With `shared_fd`, a listening socket of several processes (workers.py), it serves that one too.
     """
-    admission: Admission = app.admission
-    http = partial(LimitedProtocol, admission=admission)
-    config = uvicorn.Config(app, host=host, port=port, **OPTIONS | {"http": http})
-    server = DrainingServer(config, admission, drain_s, shared_fd is not None)
+    config = uvicorn.Config(app, host=host, port=port, **options(app))
+    server = DrainingServer(config, app.admission, drain_s, shared_fd is not None)
     if shared_fd is None:
         server.run()
         return

@@ -37,11 +37,8 @@ async def receive_body(headers: Mapping[bytes, bytes], receive: Receive) -> byte
         async with asyncio.timeout(BODY_TIMEOUT_S):
             body = await _joined(receive)
     except TimeoutError:
-        detail = f"the body was not complete after {BODY_TIMEOUT_S:g} s; send it at once"
-        raise ProblemError(408, detail, _CLOSE) from None
-    if too_deep(body):
-        raise ProblemError(422, f"the body nests more than {MAX_DEPTH} deep; send one flat object a request")
-    return body
+        raise too_slow() from None
+    return shallow(body)
 
 
 async def _joined(receive: Receive) -> bytes:
@@ -57,6 +54,19 @@ async def _joined(receive: Receive) -> bytes:
             raise _too_large()
         more = message.get("more_body", False)
     return b"".join(chunks)
+
+
+def shallow(body: bytes) -> bytes:
+    """`body` as it is. Raises ProblemError 422 if it nests too deep."""
+    if too_deep(body):
+        raise ProblemError(422, f"the body nests more than {MAX_DEPTH} deep; send one flat object a request")
+    return body
+
+
+def too_slow() -> ProblemError:
+    """Of a body that was not complete in time."""
+    detail = f"the body was not complete after {BODY_TIMEOUT_S:g} s; send it at once"
+    return ProblemError(408, detail, _CLOSE)
 
 
 def _too_large() -> ProblemError:

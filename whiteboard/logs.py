@@ -68,9 +68,19 @@ def configure_logging(process: str, pseudonym: Callable[[str], str] | None = Non
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     for name in ("stream", "fraud", "monitor", "traffic", "console", "whiteboard"):
         logging.getLogger(name).setLevel(level)
+    _leave_out_what_no_line_tells()
     logging.captureWarnings(True)
     logging.getLogger("py.warnings").setLevel(logging.ERROR)
     sys.excepthook = _log_death
+
+
+def _leave_out_what_no_line_tells() -> None:
+    """Spares every line the search for its caller, thread and process, a third of what it costs.
+
+    https://docs.python.org/3/howto/logging.html#optimization
+    """
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 
 
 def _unknown(_: str) -> str:

@@ -43,9 +43,17 @@ class WebApp(FastAPI):
         self._handlers: dict[tuple[str, str], Handler] = {}
         self.openapi = described(self, self._gate)  # type: ignore[method-assign]
 
-    def build_middleware_stack(self) -> Any:
+    def build_middleware_stack(self) -> Edge:
         """The Edge, and behind it the layers of FastAPI."""
         return Edge(super().build_middleware_stack(), self._system, self._gate, self.admission, self._handlers)
+
+    @property
+    def edge(self) -> Edge:
+        """The outermost layer, which answers direct routes."""
+        if self.middleware_stack is None:  # else Starlette makes it for the first request
+            self.middleware_stack = self.build_middleware_stack()
+        assert isinstance(self.middleware_stack, Edge)
+        return self.middleware_stack
 
     def direct(self, path: str, method: str = "POST", **options: Any) -> Callable[[Handler], Handler]:
         """Has the decorated handler serve requests to `path` at the edge; `options` are what FastAPI documents."""

@@ -35,7 +35,7 @@ from whiteboard.problems import problems
 from whiteboard.pseudonyms import pseudonyms
 from whiteboard.registry import CHALLENGER, CHAMPION, Registry
 from whiteboard.settings import Settings
-from whiteboard.webapi import create_app, taking
+from whiteboard.webapi import WebApp, create_app, taking
 from whiteboard.workers import become_supervisor, end_with_supervisor
 
 
@@ -65,7 +65,7 @@ def load_model(directory: Path) -> FraudModel:
     return model
 
 
-def build(service: FraudService) -> FastAPI:
+def build(service: FraudService) -> WebApp:
     """The HTTP side of `service`, which is started and closed with it."""
 
     @asynccontextmanager

@@ -44,7 +44,7 @@ from whiteboard.recommendation.model import RecommendationModel
 from whiteboard.recommendation.routes import BATCH_VIEW, ITEM_VIEW, USER_VIEW
 from whiteboard.registry import CHALLENGER, CHAMPION, Registry
 from whiteboard.settings import Settings
-from whiteboard.webapi import asking, create_app, queried, taking, validated
+from whiteboard.webapi import WebApp, asking, create_app, queried, taking, validated
 from whiteboard.workers import become_supervisor, end_with_supervisor
 
 
@@ -73,7 +73,7 @@ def load_model(directory: Path) -> RecommendationModel:
     return model
 
 
-def build(service: RecommendationService) -> FastAPI:
+def build(service: RecommendationService) -> WebApp:
     """The HTTP side of `service`, which is started and closed with it."""
 
     @asynccontextmanager

@@ -15,7 +15,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import uvicorn
-from fastapi import FastAPI
 
 from services.fraud.app import build as build_fraud
 from services.fraud.service import FraudService
@@ -24,11 +23,12 @@ from services.recommendation.service import RecommendationService
 from tests.conftest import WaitUntil
 from whiteboard.apikeys import KeyStore
 from whiteboard.fraud.events import SCHEMAS as FRAUD_SCHEMAS
-from whiteboard.httpserver import OPTIONS
+from whiteboard.httpserver import options
 from whiteboard.outbox import Outbox
 from whiteboard.processes import free_port
 from whiteboard.recommendation.events import SCHEMAS
 from whiteboard.settings import Settings
+from whiteboard.webapi import WebApp
 
 EXAMPLES = 40  # of an operation and phase
 ITEMS = pd.DataFrame(
@@ -51,7 +51,7 @@ class NoModels:
         pass
 
 
-def fraud(settings: Settings) -> FastAPI:
+def fraud(settings: Settings) -> WebApp:
     service = FraudService(
         settings,
         models=NoModels(),  # type: ignore[arg-type]
@@ -62,7 +62,7 @@ def fraud(settings: Settings) -> FastAPI:
     return build_fraud(service)
 
 
-def recommendation(settings: Settings) -> FastAPI:
+def recommendation(settings: Settings) -> WebApp:
     service = RecommendationService(
         settings,
         models=NoModels(),  # type: ignore[arg-type]
@@ -88,9 +88,10 @@ def served(
 ) -> Iterator[Served]:
     settings = Settings(home=tmp_path_factory.mktemp("home"), env="production")
     key = KeyStore(settings).add("schemathesis", rate=1e6)
-    make: Callable[[Settings], FastAPI] = request.param
+    make: Callable[[Settings], WebApp] = request.param
     port = free_port()
-    server = uvicorn.Server(uvicorn.Config(make(settings), host="127.0.0.1", port=port, **OPTIONS))
+    app = make(settings)
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, **options(app)))
     thread = threading.Thread(target=server.run)
     thread.start()
     wait_until(lambda: server.started or not thread.is_alive())

@@ -1,4 +1,7 @@
-"""Limits of a request, tried with raw sockets against the server that the services run."""
+"""What the HTTP server that the services run makes of bytes, tried with raw sockets: its limits, and both its ways.
+
+/things goes through FastAPI, /direct past it.
+"""
 
 import json
 import socket
@@ -11,11 +14,13 @@ from fastapi import Request
 
 from tests.conftest import WaitUntil
 from whiteboard import httpserver, limits
+from whiteboard.edge import Reply
 from whiteboard.processes import free_port
 from whiteboard.settings import Settings
 from whiteboard.webapi import create_app
 
 HEAD = b"POST /things HTTP/1.1\r\nHost: x\r\n"
+DIRECT = b"POST /direct HTTP/1.1\r\nHost: x\r\n"
 PATIENCE_S = 30.0  # of the test
 
 
@@ -28,11 +33,23 @@ def port(tmp_path_factory: pytest.TempPathFactory, wait_until: WaitUntil) -> Ite
     async def things(request: Request) -> int:
         return len(await request.body())
 
+    @app.direct("/direct")
+    async def direct(body: bytes, trace: str) -> Reply:
+        """The body's length; a bug for one of 13 bytes."""
+        if len(body) == 13:
+            raise ValueError("bad luck")
+        return Reply(b"%d" % len(body), [(b"x-seen", trace.encode())])
+
+    @app.direct("/asked", "GET")
+    async def asked(query: bytes, trace: str) -> Reply:
+        """The query string."""
+        return Reply(query)
+
     port = free_port()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(httpserver, "HEAD_TIMEOUT_S", 0.2)
         patch.setattr(limits, "BODY_TIMEOUT_S", 0.2)
-        server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, **httpserver.OPTIONS))
+        server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, **httpserver.options(app)))
         thread = threading.Thread(target=server.run)
         thread.start()
         wait_until(lambda: server.started)
@@ -62,10 +79,26 @@ def refused(connection: socket.socket) -> int:
     return status
 
 
-def test_a_request_in_pieces_is_served_and_the_connection_kept(port: int) -> None:
+def answers(port: int, sent: bytes, ending: bytes) -> bytes:
+    """What comes until it ends so; the connection need not be closed."""
+    with connect(port) as connection:
+        connection.sendall(sent)
+        received = b""
+        while not received.endswith(ending):
+            chunk = connection.recv(65_536)
+            assert chunk, received
+            received += chunk
+    return received
+
+
+both = pytest.mark.parametrize("head", [HEAD, DIRECT], ids=["through FastAPI", "direct"])
+
+
+@both
+def test_a_request_in_pieces_is_served_and_the_connection_kept(port: int, head: bytes) -> None:
     with connect(port) as connection:
         for _ in range(2):
-            for piece in (HEAD[:9], HEAD[9:], b"Content-Length: 6\r\n\r\n", b"abc", b"def"):
+            for piece in (head[:9], head[9:], b"Content-Length: 6\r\n\r\n", b"abc", b"def"):
                 connection.sendall(piece)
             received = b""
             while not received.endswith(b"6"):
@@ -101,23 +134,27 @@ def test_a_head_that_trickles_does_not_win_time(port: int) -> None:
             sender.join()
 
 
+@both
 @pytest.mark.parametrize("length", [b"Content-Length: 100\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n5\r\n"])
 @pytest.mark.parametrize("sent", [b"", b"abc"])
-def test_a_body_that_does_not_end_is_given_up(port: int, length: bytes, sent: bytes) -> None:
+def test_a_body_that_does_not_end_is_given_up(port: int, head: bytes, length: bytes, sent: bytes) -> None:
     with connect(port) as connection:
-        connection.sendall(HEAD + length + sent)
+        connection.sendall(head + length + sent)
         assert refused(connection) == 408
 
 
-def test_a_body_that_is_too_large_is_refused_before_it_is_sent(port: int) -> None:
+@both
+@pytest.mark.parametrize("length", [b"20000", b"9" * 19])
+def test_a_body_that_is_too_large_is_refused_before_it_is_sent(port: int, head: bytes, length: bytes) -> None:
     with connect(port) as connection:
-        connection.sendall(HEAD + b"Content-Length: 20000\r\n\r\n")
+        connection.sendall(head + b"Content-Length: " + length + b"\r\n\r\n")
         assert refused(connection) == 413
 
 
-def test_a_chunked_body_that_does_not_tell_its_length_is_counted(port: int) -> None:
+@both
+def test_a_chunked_body_that_does_not_tell_its_length_is_counted(port: int, head: bytes) -> None:
     with connect(port) as connection:
-        connection.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + b"1000\r\n" + b"x" * 0x1000 + b"\r\n")
+        connection.sendall(head + b"Transfer-Encoding: chunked\r\n\r\n" + b"1000\r\n" + b"x" * 0x1000 + b"\r\n")
         connection.sendall(4 * (b"1000\r\n" + b"x" * 0x1000 + b"\r\n"))
         assert connection.recv(65_536).startswith(b"HTTP/1.1 413 ")
 
@@ -153,13 +190,60 @@ def test_what_is_no_http_is_told_so(port: int, sent: bytes) -> None:
         assert refused(connection) == 400
 
 
-def test_slow_clients_do_not_keep_others_from_being_served(port: int) -> None:
+def test_a_direct_route_gives_the_same_answer_whichever_way_a_request_takes(port: int) -> None:
+    """The unusual ones are passed on to ASGI: chunks, HTTP/1.0, one that waits to be told to go on."""
+    close = b"Connection: close\r\n"
+    sent = {
+        "usual": DIRECT + close + b"X-Request-Id: t\r\nContent-Length: 3\r\n\r\nabc",
+        "chunks": DIRECT + close + b"X-Request-Id: t\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        "1.0": b"POST /direct HTTP/1.0\r\nX-Request-Id: t\r\nContent-Length: 3\r\n\r\nabc",
+        "expecting": DIRECT + close + b"Expect: 100-continue\r\nX-Request-Id: t\r\nContent-Length: 3\r\n\r\nabc",
+    }
+    got = {}
+    for way, request in sent.items():
+        with connect(port) as connection:
+            connection.sendall(request)
+            received = b"".join(iter(lambda: connection.recv(65_536), b""))
+        head, _, body = received.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n").partition(b"\r\n\r\n")
+        got[way] = sorted(line for line in head.split(b"\r\n") if not line.startswith(b"date: ")), body
+        assert b"\r\ndate: " in head
+    expected = [b"HTTP/1.1 200 OK", b"connection: close", b"content-length: 1", b"content-type: application/json"]
+    assert got["usual"] == (sorted([*expected, b"x-request-id: t", b"x-seen: t"]), b"3")
+    assert got == dict.fromkeys(sent, got["usual"])
+
+
+def test_requests_sent_at_once_are_answered_in_their_order(port: int) -> None:
+    sent = [(DIRECT, 1), (DIRECT, 22), (HEAD, 333), (DIRECT, 4444), (HEAD, 55555 % 9999)]
+    pipeline = b"".join(head + b"Content-Length: %d\r\n\r\n" % n + b"x" * n for head, n in sent)
+    received = answers(port, pipeline, b"%d" % sent[-1][1])
+    parts = [part.partition(b"\r\n\r\n")[2].strip() for part in received.split(b"HTTP/1.1 200 OK")[1:]]
+    assert parts == [b"%d" % n for _, n in sent]
+
+
+def test_a_direct_get_has_its_query_and_what_is_wrong_is_a_problem(port: int) -> None:
+    assert answers(port, b"GET /asked?a=1&b=%20 HTTP/1.1\r\nHost: x\r\n\r\n", b"a=1&b=%20").startswith(b"HTTP/1.1 200")
+    deep = b"[" * 9
+    assert answers(port, DIRECT + b"Content-Length: 9\r\n\r\n" + deep, b"}").startswith(b"HTTP/1.1 422")
+    bug = answers(port, DIRECT + b"Content-Length: 13\r\n\r\n" + 13 * b"x", b"}")
+    assert bug.startswith(b"HTTP/1.1 500") and b"bad luck" not in bug
+    assert answers(port, b"GET /direct HTTP/1.1\r\nHost: x\r\n\r\n", b"}").startswith(b"HTTP/1.1 405")
+
+
+def test_who_goes_away_half_way_through_a_body_harms_nobody(port: int) -> None:
+    for _ in range(20):
+        with connect(port) as connection:
+            connection.sendall(DIRECT + b"Content-Length: 100\r\n\r\nabc")
+    assert answers(port, DIRECT + b"Content-Length: 3\r\n\r\nabc", b"3").startswith(b"HTTP/1.1 200")
+
+
+@both
+def test_slow_clients_do_not_keep_others_from_being_served(port: int, head: bytes) -> None:
     slow = [connect(port) for _ in range(50)]
     try:
         for number, connection in enumerate(slow):
-            connection.sendall(HEAD + (b"Content-Length: 100\r\n\r\nabc" if number % 2 else b""))
+            connection.sendall(head + (b"Content-Length: 100\r\n\r\nabc" if number % 2 else b""))
         with connect(port) as connection:
-            connection.sendall(HEAD + b"Content-Length: 3\r\nConnection: close\r\n\r\nabc")
+            connection.sendall(head + b"Content-Length: 3\r\nConnection: close\r\n\r\nabc")
             status, _, body = answer(connection)
         assert (status, body) == (200, b"3")
         assert {refused(connection) for connection in slow} == {408}

@@ -47,6 +47,14 @@ def post(connection: http.client.HTTPConnection, wait_ms: int = 0) -> tuple[int,
     return answer.status, answer.headers, answer.read()
 
 
+def get(connection: http.client.HTTPConnection, path: str) -> str:
+    connection.request("GET", path)
+    answer = connection.getresponse()
+    text = answer.read().decode()
+    assert answer.status == 200
+    return text
+
+
 @dataclass
 class Traffic:
     """Clients that keep their connections and send one request after the other until told to stop."""
@@ -99,16 +107,14 @@ def test_beyond_the_limit_requests_are_refused_at_once_and_operations_never(home
     with process(TOY, "--port", str(port), home=home, WHITEBOARD_DEADLINE_MS="1"):  # next to nothing fits
         wait_until(url_answers(f"http://127.0.0.1:{port}/health/live"), PATIENCE_S)
         with ThreadPoolExecutor(LEAST) as pool:
-            slow = [pool.submit(post, connect(port), 3_000) for _ in range(LEAST)]
+            slow = [pool.submit(post, connect(port), 5_000) for _ in range(LEAST)]
             late = connect(port)
-            wait_until(lambda: post(late)[0] == 503, PATIENCE_S)
+            in_flight = f'whiteboard_http_in_flight{{system="toy"}} {LEAST + 1}.0'  # with the request that asks
+            wait_until(lambda: in_flight in get(late, "/metrics"), PATIENCE_S)
             refused = [post(late) for _ in range(3)]  # over one connection: it is kept
             assert not any(request.done() for request in slow)  # at once, not when there is room again
             for path in ("/health/live", "/health/ready", "/metrics"):
-                late.request("GET", path)
-                answer = late.getresponse()
-                text = answer.read().decode()
-                assert answer.status == 200
+                text = get(late, path)
             assert [request.result()[0] for request in slow] == [200] * LEAST
         assert post(late)[0] == 200
     for status, headers, body in refused:

@@ -8,16 +8,14 @@ import os
 import sys
 from pathlib import Path
 
-from fastapi import FastAPI
-
 from whiteboard.edge import Reply
 from whiteboard.httpserver import serve
 from whiteboard.settings import Settings
-from whiteboard.webapi import create_app
+from whiteboard.webapi import WebApp, create_app
 from whiteboard.workers import end_with_supervisor
 
 
-def build(home: Path) -> FastAPI:
+def build(home: Path) -> WebApp:
     """POST /work answers with the process id after as many milliseconds as the body says."""
     app = create_app("toy", "Toy", dict, settings=Settings(home=home))
 
