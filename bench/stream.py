@@ -48,6 +48,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, help=__doc__)
 
 CLIENTS = ("kafka-python", "confluent")
 STEPS = 10
+USUAL_S = 5.0
 SAMPLE_S = 0.25
 CHUNK = 50_000
 
@@ -277,7 +278,7 @@ def catchup(
                     paused = False
                 done = done if paused else one.sample().done
                 curve.append((round(now, 1), sent[0] - done))
-                usual = sorted(lag for at, lag in curve if at < 0)[-1]
+                usual = max((lag for at, lag in curve if -USUAL_S < at < 0), default=0)  # started, and not yet paused
                 if now > pause + 5 and curve[-1][1] <= usual:
                     break
                 time.sleep(SAMPLE_S)
