@@ -296,7 +296,7 @@ class EntityFold:
 
         Raises LateEventError when `t` is more than LATENESS before the entity's newest event: its tiles are gone.
         """
-        self._check(row, t)
+        self.check(row.newest, t)
         values: dict[str, float] = {}
         for stream in self._plain:
             found = self._readers[stream.name].read(
@@ -310,7 +310,7 @@ class EntityFold:
 
         A group that is not there has the values `nothing(stream)`. Raises LateEventError as `values` does.
         """
-        self._check(row, t)
+        self.check(row.newest, t)
         read = self._readers[stream.name].read
         return {group: tuple(read(hops, None, t)) for group, hops in row.grouped.get(stream.name, {}).items()}
 
@@ -323,9 +323,10 @@ class EntityFold:
         """The newest ids that the stream remembers, newest first."""
         return [name for _, name in row.recent.get(stream.name, ())]
 
-    def _check(self, row: Row, t: int) -> None:
-        if t < row.newest - LATENESS:
-            behind = (row.newest - t) / HOUR
+    def check(self, newest: int, t: int) -> None:
+        """Raises LateEventError when `t` is more than LATENESS before the newest event: its tiles are gone."""
+        if t < newest - LATENESS:
+            behind = (newest - t) / HOUR
             raise LateEventError(
                 f"{self.entity}: the time asked for lies {behind:.1f} h before its newest event, "
                 f"at most {LATENESS // HOUR} h are answered; send events in order of time"

@@ -7,8 +7,8 @@ A user's row holds the user's own interactions, also by category and by item; an
 is a click, a purchase or a rating: each says more than that something came on screen (a view). What the request knows
 (price, age, the scores of the candidate sources) is context: it goes into the ranker, and is logged, as it is.
 
-A request for hundreds of candidates reads a user's row once (`UserValues`), each item's row once (`item_values`; they
-change only with the row and with `item_tile`, so a service may keep them), and `candidate_matrix` joins them.
+A request for hundreds of candidates reads a user's row once (`UserValues`), each item's row once (its values change
+only with the row and with `item_tile`, so a service may keep them), and `candidate_matrix` joins them.
 """
 
 from collections.abc import Sequence
@@ -196,13 +196,8 @@ def user_values(state: bytes | None, t_us: int) -> UserValues:
         views=USER_FOLD.by_group(row, USER_ITEM_VIEWS, t_us),
         likes=USER_FOLD.by_group(row, USER_ITEM_LIKES, t_us),
         recent=USER_FOLD.recent(row, USER_LIKES),
-        watermark=_logged(row),
+        watermark=watermark(row),
     )
-
-
-def item_values(state: bytes | None, t_us: int) -> tuple[float, ...]:
-    """The item's values at `t_us` in the order of ITEM_FOLD.features; the same for every moment of an `item_tile`."""
-    return tuple(ITEM_FOLD.values(ITEM_FOLD.decode(state), t_us).values())
 
 
 def item_tile(t_us: int) -> int:
@@ -225,8 +220,8 @@ def candidate_matrix(
 ) -> Floats:
     """FEATURES of n candidates of one user, (n, f) float64; NaN where undefined.
 
-    `items` (n, features of ITEM_FOLD) are their `item_values`, `scores` (n, 3) those of SCORES, `prices` NaN where the
-    catalogue names none. Equal to point_in_time_sql's values for the same rows, to the last bit of a division.
+    `items` (n, features of ITEM_FOLD) are the values of their rows, `scores` (n, 3) those of SCORES, `prices` NaN where
+    the catalogue names none. Equal to point_in_time_sql's values for the same rows, to the last bit of a division.
     """
     matrix = np.empty((len(item_ids), len(FEATURES)))
     matrix[:, _USER_AT] = list(user.values.values())
@@ -260,12 +255,8 @@ def _derive(matrix: Floats, user: dict[str, float]) -> None:
     matrix[:, _AT["score_fresh"]] = np.where(age < FRESH_DAYS, (1 - age / FRESH_DAYS) * (1 + content), 0)
 
 
-def watermark(fold: EntityFold, state: bytes | None) -> Watermark:
+def watermark(row: Row) -> Watermark:
     """Which events a row holds, as an impression logs it."""
-    return _logged(fold.decode(state))
-
-
-def _logged(row: Row) -> Watermark:
     return {
         topic: (epoch, {str(partition): offset for partition, offset in offsets.items()})
         for topic, (epoch, offsets) in row.watermark.items()

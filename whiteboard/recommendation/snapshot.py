@@ -23,9 +23,10 @@ from whiteboard.events import Watermark
 from whiteboard.hotswap import Loaded
 from whiteboard.recommendation.candidates import Retrieval, trending_scores
 from whiteboard.recommendation.events import NO_CATEGORY
-from whiteboard.recommendation.features import ITEM_FOLD, item_tile, item_values, watermark
+from whiteboard.recommendation.features import ITEM_FOLD, item_tile, watermark
 from whiteboard.recommendation.model import RecommendationModel
 from whiteboard.windows import DAY
+from whiteboard.windows_batch import BatchWindows
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -36,6 +37,7 @@ for _outcome in ("hit", "miss"):
     CACHE.labels(_outcome)
 
 _CHUNK = 25  # rows read and evaluated at a time: the interpreter is held for about a millisecond
+_WINDOWS = BatchWindows(ITEM_FOLD)
 _DAY_LIKES, _WEEK_LIKES = (ITEM_FOLD.features.index(name) for name in ("item_likes_1d", "item_likes_7d"))
 
 
@@ -59,6 +61,7 @@ class Snapshot:
         self._values = np.zeros((n, len(ITEM_FOLD.features)))
         self._watermarks: list[Watermark] = [{} for _ in range(n)]
         self._states: list[bytes | None] = [None] * n
+        self._tiles = [_WINDOWS.tiles(ITEM_FOLD.decode(None))] * n  # of the states
         self._until = np.zeros(n)  # time.monotonic() when an entry is to be read again
         self._tile = np.full(n, -1, dtype=np.int64)
         self._rng = np.random.default_rng(0)
@@ -82,8 +85,9 @@ class Snapshot:
         tile = item_tile(t_us)
         with self._lock:
             fresh = self._until[codes] > time.monotonic()
-            for code in codes[fresh & (self._tile[codes] != tile)].tolist():
-                self._values[code], self._tile[code] = item_values(self._states[code], t_us), tile
+            other = codes[fresh & (self._tile[codes] != tile)]
+            self._values[other] = _WINDOWS.values([self._tiles[code] for code in other.tolist()], t_us)
+            self._tile[other] = tile
             items = Items(self._values[codes], [self._watermarks[code] for code in codes.tolist()])
         missing = np.flatnonzero(~fresh)
         CACHE.labels("hit").inc(len(codes) - len(missing))
@@ -97,14 +101,16 @@ class Snapshot:
         """
         tile = item_tile(t_us)
         with self._lock:
-            for code, state in zip(codes.tolist(), states, strict=True):
-                known = state == self._states[code]
-                if known and tile == self._tile[code]:  # as with most items most of the time
-                    continue
-                values = item_values(state, t_us)  # may raise: until then nothing of the entry is touched
-                if not known:
-                    self._states[code], self._watermarks[code] = state, watermark(ITEM_FOLD, state)
-                self._values[code], self._tile[code] = values, tile
+            pairs = list(zip(codes.tolist(), states, strict=True))
+            rows = {code: ITEM_FOLD.decode(state) for code, state in pairs if state != self._states[code]}
+            tiles = {code: _WINDOWS.tiles(row) for code, row in rows.items()}
+            other = [code for code, _ in pairs if code in rows or self._tile[code] != tile]
+            values = _WINDOWS.values([tiles.get(code, self._tiles[code]) for code in other], t_us)  # may raise
+            for code, state in pairs:
+                if code in rows:
+                    self._states[code], self._tiles[code] = state, tiles[code]
+                    self._watermarks[code] = watermark(rows[code])
+            self._values[other], self._tile[other] = values, tile
             self._until[codes] = time.monotonic() + ttl_s * self._rng.uniform(0.75, 1.25, len(codes))
             return Items(self._values[codes], [self._watermarks[code] for code in codes.tolist()])
 

@@ -21,6 +21,7 @@ from services.recommendation.schemas import INTERACTION, RecommendationsOut
 from services.recommendation.service import ReadRows, RecommendationService
 from tests.conftest import WaitUntil
 from tests.integration.recommendation.history import lay_down, lived_in
+from tests.itemrows import item_values
 from tests.spooled import spooled
 from whiteboard.errors import NotEnoughDataError
 from whiteboard.experiment import Experiment, Metric, declare
@@ -39,7 +40,7 @@ from whiteboard.recommendation.events import (
     Impression,
     Interaction,
 )
-from whiteboard.recommendation.features import CONTEXT, FEATURES, item_values, point_in_time_sql
+from whiteboard.recommendation.features import CONTEXT, FEATURES, point_in_time_sql
 from whiteboard.recommendation.model import RecommendationModel
 from whiteboard.recommendation.population import WorldConfig
 from whiteboard.recommendation.routes import BATCH_VIEW, ITEM_VIEW, ROUTES, USER_VIEW

@@ -18,6 +18,7 @@ from pipelines.recommendation.promote import promote
 from pipelines.recommendation.ranker import fit_trees
 from pipelines.recommendation.train import Registered, TrainConfig, split, train
 from tests.integration.recommendation.history import lived_in
+from tests.itemrows import item_values
 from whiteboard.distributed import workers
 from whiteboard.errors import ModelError, NotEnoughDataError
 from whiteboard.featurestore import FeatureStore
@@ -25,7 +26,7 @@ from whiteboard.manifest import intact
 from whiteboard.promotion import Verdict
 from whiteboard.recommendation.candidates import RetrievalConfig
 from whiteboard.recommendation.events import INTERACTIONS, Interaction
-from whiteboard.recommendation.features import FEATURES, ITEM_FOLD, USER_FOLD, item_values, user_values
+from whiteboard.recommendation.features import FEATURES, ITEM_FOLD, USER_FOLD, user_values
 from whiteboard.recommendation.ingest import interaction_of
 from whiteboard.recommendation.model import RecommendationModel
 from whiteboard.recommendation.population import WorldConfig

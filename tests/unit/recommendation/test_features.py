@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import OfflineEngine
+from tests.itemrows import item_values
 from whiteboard.errors import LateEventError
 from whiteboard.recommendation.events import INTERACTIONS, EventType, Interaction
 from whiteboard.recommendation.features import (
@@ -27,7 +28,6 @@ from whiteboard.recommendation.features import (
     USER_FOLD,
     candidate_matrix,
     item_tile,
-    item_values,
     point_in_time_sql,
     recent_items_sql,
     unseen_events_sql,
@@ -97,10 +97,8 @@ class World:
         matrix = candidate_matrix(user, ITEMS, [CATEGORY[i] for i in ITEMS], items, price, age, scores)
         request: dict[str, object] = {"request_id": str(len(self.recent)), "user_id": user_id}
         request |= {"event_timestamp": t, "created_timestamp": t}
-        marks = [
-            {"user": watermark(USER_FOLD, self.rows.get(user_id)), "item": watermark(ITEM_FOLD, self.rows.get(item))}
-            for item in ITEMS
-        ]
+        user_mark = watermark(USER_FOLD.decode(self.rows.get(user_id)))
+        marks = [{"user": user_mark, "item": watermark(ITEM_FOLD.decode(self.rows.get(item)))} for item in ITEMS]
         self.requests.append(request | {"watermarks": json.dumps(marks[0])})
         self.recent.append(user.recent)
         for i, item in enumerate(ITEMS):

@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tests.itemrows import item_values
 from whiteboard.errors import LateEventError
 from whiteboard.recommendation.events import INTERACTIONS, EventType, Interaction
-from whiteboard.recommendation.features import ITEM_FOLD, item_values, watermark
+from whiteboard.recommendation.features import ITEM_FOLD, watermark
 from whiteboard.recommendation.snapshot import Snapshot
 from whiteboard.windows import DAY, HOUR, Row, micros
 
@@ -54,7 +55,7 @@ def test_what_was_never_read_is_missing_and_then_has_the_values_of_its_row() -> 
     assert missing.tolist() == []
     for found in (put, taken):
         assert found.values.tolist() == [list(item_values(row, T_US)) for row in (ONE, None, TWO)]
-        assert found.watermarks == [watermark(ITEM_FOLD, row) for row in (ONE, None, TWO)]
+        assert found.watermarks == [watermark(ITEM_FOLD.decode(row)) for row in (ONE, None, TWO)]
 
 
 def test_another_row_brings_its_values_and_its_watermark() -> None:
@@ -63,7 +64,7 @@ def test_another_row_brings_its_values_and_its_watermark() -> None:
     kept.put(CODES, [ONE, TWO, None], T_US, TTL_S)
     taken, _ = kept.take(CODES, T_US)
     assert taken.values.tolist() == [list(item_values(row, T_US)) for row in (ONE, TWO, None)]
-    assert taken.watermarks == [watermark(ITEM_FOLD, row) for row in (ONE, TWO, None)]
+    assert taken.watermarks == [watermark(ITEM_FOLD.decode(row)) for row in (ONE, TWO, None)]
 
 
 def test_in_another_hour_the_same_row_has_other_values() -> None:
@@ -86,7 +87,7 @@ def test_a_row_that_is_too_new_for_the_moment_leaves_all_of_its_entry_as_it_was(
         kept.put(CODES, [TWO, old, old], before, TTL_S)
     taken, _ = kept.take(CODES, before)
     assert taken.values.tolist() == [list(item_values(old, before))] * 3
-    assert taken.watermarks == [watermark(ITEM_FOLD, old)] * 3
+    assert taken.watermarks == [watermark(ITEM_FOLD.decode(old))] * 3
 
 
 def test_the_age_is_that_of_the_codes_asked_for() -> None:
