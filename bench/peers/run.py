@@ -208,7 +208,7 @@ def main(
     out: Annotated[Path | None, typer.Option(help="the same numbers as JSON")] = None,
 ) -> None:
     """Starts everything, compares the answers, measures, prints the tables."""
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 180)  # nothing is cut where it goes into a file
     if not BENTO.exists():
         raise SystemExit(f"{BENTO} is missing: run this by `make bench`, which sets it up")
     with tempfile.TemporaryDirectory() as home, EmbeddedStack(Settings(home=Path(home) / "home")) as stack:
