@@ -74,12 +74,11 @@ FRESHNESS_SECONDS = Histogram(
 MAX_RECORDS = 20_000
 REKEYING_LINGER_MS = 100  # nothing waits for so long: every batch ends in a flush
 IDLE_POLL_S = 0.05
-# Between two polls, on the average. One costs 2 ms of CPU here, and requests to the broker, be it for one event or for a
-# hundred; when some hundred events a second are taken as they come, a fifth of the CPU goes into that.
+# Between two polls, on the average. One costs 2 ms of CPU here, and requests to the broker, be it for one event or for
+# a hundred; when some hundred events a second are taken as they come, a fifth of the CPU goes into that.
 PACE_S = 0.02
-UNUSED_S = (
-    0.1  # so much of the pause that was not needed may be saved up: who comes after a silence is not kept waiting
-)
+# Of the pauses that were not needed so much may be saved up: who comes after a silence is not kept waiting.
+UNUSED_S = 0.1
 LOG_CHECK_S = 5.0
 LAG_S = 5.0  # Prometheus asks as often
 REPORT_S = 5.0
