@@ -20,9 +20,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
-
-Floats = NDArray[np.float64]
 
 RELATIVE_TOLERANCE = 1e-9
 EXAMPLES = 5
@@ -132,7 +129,8 @@ def compare(
     result.stale = int(rows[key].isin(unseen).sum())
     names = [str(name) for name in logged.values if name in computed]
     online, offline = (frame[names].to_numpy(dtype=np.float64) for frame in (logged.values, computed))
-    differing = logged.there[names].to_numpy() & ~_equal(online, offline)
+    equal = np.isclose(online, offline, rtol=RELATIVE_TOLERANCE, atol=0, equal_nan=True)
+    differing = logged.there[names].to_numpy() & ~equal
     wrong = np.flatnonzero(differing.any(axis=1))
     result.mismatched = len(wrong)
     for i in wrong[:EXAMPLES]:
@@ -148,13 +146,6 @@ def _query(connection: duckdb.DuckDBPyConnection, rows: pd.DataFrame, sql: Calla
     finally:
         connection.unregister("to_compare")
     return found
-
-
-def _equal(online: Floats, offline: Floats) -> NDArray[np.bool_]:
-    largest = np.maximum(np.abs(online), np.abs(offline))
-    close = np.abs(online - offline) <= RELATIVE_TOLERANCE * largest
-    equal: NDArray[np.bool_] = (online == offline) | close | (np.isnan(online) & np.isnan(offline))
-    return equal
 
 
 def _written(differing: Mapping[str, tuple[float, float]]) -> dict[str, dict[str, float | None]]:

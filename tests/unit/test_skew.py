@@ -126,6 +126,10 @@ def test_values_are_equal_to_nine_digits(relative: float, mismatched: int) -> No
     assert skew_of(with_feature("customer_mean_7d", 10.0 * (1 + relative))).mismatched == mismatched
 
 
+def test_an_infinite_value_equals_no_finite_one() -> None:
+    assert skew_of(with_feature("customer_mean_7d", float("inf"))).mismatched == 1
+
+
 def test_feature_that_is_not_computed_any_more_is_left_out() -> None:
     assert skew_of(with_feature("customer_median_7d", 1.0)) == Skew(compared=1)
 
