@@ -118,7 +118,7 @@ class Edge:
         """Has the app answer."""
         started = time.perf_counter()
         trace = scope["trace"] = _trace(headers)
-        exchange = _Exchange(send, self._own_headers(trace))
+        exchange = _Exchange(send, lambda: self._own_headers(trace))  # as it is then: it may have begun to drain
         self.admission.in_flight += 1
         under_way = self.admission.in_flight
         try:
@@ -159,14 +159,14 @@ class _Exchange:
 
     __slots__ = ("_own", "_send", "complete", "status")
 
-    def __init__(self, send: Send, own: Headers) -> None:
+    def __init__(self, send: Send, own: Callable[[], Headers]) -> None:
         self._send, self._own, self.status, self.complete = send, own, 0, False
 
     async def send(self, message: Message) -> None:
         """Passes on what the app sends, with our headers in the answer's head."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message["headers"] = [*message.get("headers", ()), *self._own]
+            message["headers"] = [*message.get("headers", ()), *self._own()]
         elif not message.get("more_body", False):
             self.complete = True
         await self._send(message)
