@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -41,8 +42,12 @@ def connect(port: int) -> http.client.HTTPConnection:
     return http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
 
 
-def post(connection: http.client.HTTPConnection, wait_ms: int = 0) -> tuple[int, http.client.HTTPMessage, bytes]:
-    connection.request("POST", "/work", str(wait_ms).encode())
+def post(connection: http.client.HTTPConnection) -> tuple[int, http.client.HTTPMessage, bytes]:
+    connection.request("POST", "/work", b"")
+    return answer_of(connection)
+
+
+def answer_of(connection: http.client.HTTPConnection) -> tuple[int, http.client.HTTPMessage, bytes]:
     answer = connection.getresponse()
     return answer.status, answer.headers, answer.read()
 
@@ -53,6 +58,10 @@ def get(connection: http.client.HTTPConnection, path: str) -> str:
     text = answer.read().decode()
     assert answer.status == 200
     return text
+
+
+def is_in(part: str, connection: http.client.HTTPConnection, path: str) -> bool:
+    return part in get(connection, path)
 
 
 @dataclass
@@ -103,19 +112,21 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_beyond_the_limit_requests_are_refused_at_once_and_operations_never(home: Path, wait_until: WaitUntil) -> None:
-    port = free_port()
+    port, room = free_port(), home / "room"
     with process(TOY, "--port", str(port), home=home, WHITEBOARD_DEADLINE_MS="1"):  # next to nothing fits
         wait_until(url_answers(f"http://127.0.0.1:{port}/health/live"), PATIENCE_S)
-        with ThreadPoolExecutor(LEAST) as pool:
-            slow = [pool.submit(post, connect(port), 5_000) for _ in range(LEAST)]
-            late = connect(port)
-            in_flight = f'whiteboard_http_in_flight{{system="toy"}} {LEAST + 1}.0'  # with the request that asks
-            wait_until(lambda: in_flight in get(late, "/metrics"), PATIENCE_S)
-            refused = [post(late) for _ in range(3)]  # over one connection: it is kept
-            assert not any(request.done() for request in slow)  # at once, not when there is room again
-            for path in ("/health/live", "/health/ready", "/metrics"):
-                text = get(late, path)
-            assert [request.result()[0] for request in slow] == [200] * LEAST
+        late, held = connect(port), [connect(port) for _ in range(LEAST)]
+        for connection in held:  # it is accepted by now: what comes over it is read in the order of its sending
+            assert post(connection)[0] == 200
+        for under_way, connection in enumerate(held, start=2):  # the request for the metrics is one of them
+            connection.request("POST", "/work", str(room).encode())
+            in_flight = f'whiteboard_http_in_flight{{system="toy"}} {under_way}.0'
+            wait_until(partial(is_in, in_flight, late, "/metrics"), PATIENCE_S)
+        refused = [post(late) for _ in range(3)]  # over one connection: it is kept
+        for path in ("/health/live", "/health/ready", "/metrics"):
+            text = get(late, path)
+        room.touch()  # until now all were held: who was refused was so at once
+        assert [answer_of(connection)[0] for connection in held] == [200] * LEAST
         assert post(late)[0] == 200
     for status, headers, body in refused:
         assert (status, headers["content-type"], headers["retry-after"]) == (503, "application/problem+json", "1")
