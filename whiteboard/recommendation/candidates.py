@@ -69,19 +69,24 @@ class RetrievalConfig:
 class Candidates:
     """Distinct items to rank, in the order of the sources that proposed them.
 
-    `codes` (n,) are positions in the catalogue, `item_ids` their names, `scores` (n, sources) the score of each source
-    for each of them, and `sources` (n,) which source proposed it first. `ranks` (n, sources) is the place in each
+    `codes` (n,) are positions in `catalogue`, the ids of all items, `scores` (n, sources) the score of each source for
+    each of them, and `sources` (n,) which source proposed it first. `ranks` (n, sources) is the place in each
     source's own list, from 1; 0 where it was not proposed by that source.
     """
 
     codes: Ints
-    item_ids: list[str]
+    catalogue: Sequence[str]
     scores: Floats
     sources: Ints
     ranks: Ints
 
     def __len__(self) -> int:
         return len(self.codes)
+
+    @property
+    def item_ids(self) -> list[str]:
+        """The candidates' ids; whoever serves works with their codes."""
+        return [self.catalogue[code] for code in self.codes.tolist()]
 
     def source(self, position: int) -> str:
         """The name of the source that proposed the candidate at `position`."""
@@ -231,7 +236,7 @@ class Retrieval:
         owner = np.repeat([0, 1, 2, 3, 4, 0, 3][: len(lists)], [len(part) for part in lists])
         return Candidates(
             codes=codes,
-            item_ids=[self.item_ids[code] for code in codes.tolist()],
+            catalogue=self.item_ids,
             scores=scores[:, codes].T,
             sources=owner[first],
             ranks=_ranks(lists[: len(SOURCES)], codes, len(self.item_ids)),

@@ -11,10 +11,10 @@ A request for hundreds of candidates reads a user's row once (`UserValues`), eac
 only with the row and with `item_tile`, so a service may keep them), and `candidate_matrix` joins them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import floor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,7 @@ from whiteboard.windows import (
 from whiteboard.windows_sql import Visibility, point_in_time, recent_sql, unseen_sql
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 RECENT = 50  # items that a user's row remembers: what candidates are drawn from
 FRESH_DAYS = 7.0  # an item is new
@@ -209,10 +210,17 @@ def item_tile(t_us: int) -> int:
     return t_us // _ITEM_HOP
 
 
+class Coded(NamedTuple):
+    """Names as numbers: `codes` (n,) say which one each candidate has, `of` gives the code of a name."""
+
+    codes: Ints
+    of: Mapping[str, int]
+
+
 def candidate_matrix(
     user: UserValues,
-    item_ids: Sequence[str],
-    categories: Sequence[str],
+    item_ids: Coded,
+    categories: Coded,
     items: Floats,
     prices: Floats,
     age_days: Floats,
@@ -223,22 +231,27 @@ def candidate_matrix(
     `items` (n, features of ITEM_FOLD) are the values of their rows, `scores` (n, 3) those of SCORES, `prices` NaN where
     the catalogue names none. Equal to point_in_time_sql's values for the same rows, to the last bit of a division.
     """
-    matrix = np.empty((len(item_ids), len(FEATURES)))
+    matrix = np.empty((len(items), len(FEATURES)))
     matrix[:, _USER_AT] = list(user.values.values())
     matrix[:, _ITEM_AT] = items
-    for stream, groups, names in (
+    for stream, groups, coded in (
         (USER_CATEGORIES, user.by_category, categories),
         (USER_ITEM_VIEWS, user.views, item_ids),
         (USER_ITEM_LIKES, user.likes, item_ids),
     ):
-        places = {name: place for place, name in enumerate(groups, 1)}
-        values = np.array([_NOTHING[stream.name], *groups.values()])  # few, beside the candidates
         at = _AT[stream.features[0].name]
-        matrix[:, at : at + len(stream.features)] = values[[places.get(name, 0) for name in names]]
+        matrix[:, at : at + len(stream.features)] = _of_groups(groups, _NOTHING[stream.name], coded)
     matrix[:, [_AT[name] for name in SCORES]] = scores
     matrix[:, _AT["price"]], matrix[:, _AT["item_age_days"]] = prices, age_days
     _derive(matrix, user.values)
     return matrix
+
+
+def _of_groups(groups: dict[str, tuple[float, ...]], nothing: tuple[float, ...], coded: Coded) -> Floats:
+    """The values of the group that each candidate is in, (n, features); `nothing` where the user has no such group."""
+    place = np.zeros(len(coded.of) + 1, dtype=np.int64)  # the last for groups without a code, which no candidate has
+    place[[coded.of.get(name, -1) for name in groups]] = np.arange(1, len(groups) + 1)
+    return np.array([nothing, *groups.values()])[place[coded.codes]]
 
 
 def _derive(matrix: Floats, user: dict[str, float]) -> None:

@@ -9,7 +9,6 @@ Each gives `Chosen`: codes, top first, with everything that an impression logs o
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from math import isnan
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from whiteboard.events import Watermark
 from whiteboard.recommendation.candidates import Candidates
 from whiteboard.recommendation.decision import Policy, decide
 from whiteboard.recommendation.events import Shown
-from whiteboard.recommendation.features import FEATURES, UserValues, candidate_matrix
+from whiteboard.recommendation.features import FEATURES, Coded, UserValues, candidate_matrix
 from whiteboard.recommendation.model import RecommendationModel
 from whiteboard.recommendation.snapshot import Items, Snapshot
 from whiteboard.registry import CHALLENGER, CHAMPION
@@ -91,8 +90,8 @@ def ranked(
     codes, age_days = found.codes, snapshot.age_days(t_us, found.codes)
     matrix = candidate_matrix(
         user,
-        found.item_ids,
-        [snapshot.category[code] for code in codes.tolist()],
+        Coded(codes, snapshot.codes),
+        Coded(snapshot.category_codes[codes], snapshot.codes_of_categories),
         items.values,
         snapshot.price[codes],
         np.minimum(age_days, 90.0),
@@ -110,13 +109,15 @@ def ranked(
         propensities=slate.propensities[:k].tolist(),
         explored=slate.explored[:k].tolist(),
         candidates=len(found),
-        features=[_logged(row) for row in matrix[places].tolist()],
+        features=_logged(matrix[places]),
         watermarks=[items.watermarks[place] for place in places],
     )
 
 
-def _logged(row: list[float]) -> dict[str, float | None]:
-    return {name: None if isnan(value) else value for name, value in zip(FEATURES, row, strict=True)}  # NaN is no JSON
+def _logged(rows: Floats) -> list[dict[str, float | None]]:
+    values = rows.astype(object)
+    values[np.isnan(rows)] = None  # NaN is no JSON
+    return [dict(zip(FEATURES, row, strict=True)) for row in values.tolist()]
 
 
 def popular(snapshot: Snapshot, user: UserValues, t_us: int, k: int) -> Chosen:

@@ -53,6 +53,8 @@ class Snapshot:
         categories = listed["categories"].fillna("")
         self.title: list[str] = listed["title"].fillna("").tolist()
         self.category: list[str] = [names.partition("|")[0] or NO_CATEGORY for names in categories]
+        self.category_codes, kinds = pd.factorize(np.array(self.category, dtype=object))
+        self.codes_of_categories = {name: code for code, name in enumerate(kinds)}
         self.price: Floats = listed["price"].to_numpy(dtype=np.float64)
         times = listed["event_timestamp"].astype("datetime64[us, UTC]")
         self._listed_us = np.where(times.isna(), 0, times.to_numpy(dtype="datetime64[us]").astype(np.int64))

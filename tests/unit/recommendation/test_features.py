@@ -4,6 +4,7 @@ The SQL of both executors, DuckDB and Spark.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from random import Random
@@ -26,6 +27,7 @@ from whiteboard.recommendation.features import (
     RECENT,
     SCORES,
     USER_FOLD,
+    Coded,
     candidate_matrix,
     item_tile,
     point_in_time_sql,
@@ -67,6 +69,11 @@ def interactions(draw: st.DrawFn) -> Interaction:
     )
 
 
+def coded(names: Sequence[str]) -> Coded:
+    of = {name: code for code, name in enumerate(sorted(set(names)))}
+    return Coded(np.array([of[name] for name in names]), of)
+
+
 @dataclass
 class World:
     """A log, the rows folded from it, and requests for all items made on the way."""
@@ -94,7 +101,7 @@ class World:
         price, age = np.array([10.0, np.nan, 3.5]), np.array([0.0, 1.5, 90.0])
         user = user_values(self.rows.get(user_id), micros(t))
         items = np.array([item_values(self.rows.get(item), micros(t)) for item in ITEMS])
-        matrix = candidate_matrix(user, ITEMS, [CATEGORY[i] for i in ITEMS], items, price, age, scores)
+        matrix = candidate_matrix(user, coded(ITEMS), coded([CATEGORY[i] for i in ITEMS]), items, price, age, scores)
         request: dict[str, object] = {"request_id": str(len(self.recent)), "user_id": user_id}
         request |= {"event_timestamp": t, "created_timestamp": t}
         user_mark = watermark(USER_FOLD.decode(self.rows.get(user_id)))
@@ -282,11 +289,29 @@ def test_an_items_values_are_the_same_all_through_an_item_tile() -> None:
 def test_a_user_and_items_never_seen_have_counts_of_zero_and_no_shares() -> None:
     user = user_values(None, micros(START))
     items = np.array([item_values(None, micros(START))])
-    row = candidate_matrix(user, ["i9"], ["toys"], items, np.array([5.0]), np.array([0.0]), np.zeros((1, 3)))[0]
+    row = candidate_matrix(
+        user, coded(["i9"]), coded(["toys"]), items, np.array([5.0]), np.array([0.0]), np.zeros((1, 3))
+    )[0]
     values = dict(zip(FEATURES, row, strict=True))
     assert values["user_likes_30d"] == values["item_likes_7d"] == values["user_category_likes_7d"] == 0
     assert np.isnan(values["category_share_7d"]) and np.isnan(values["price_to_mean"])
     assert values["item_like_rate_7d"] == pytest.approx(1 / 20)
+
+
+def test_what_a_user_did_with_items_that_are_no_candidates_leaves_the_candidates_values_alone() -> None:
+    events = [
+        click(0, START, "gone", category="gone"),
+        click(1, START, "i1"),
+        click(2, START, "seen", event_type="view"),
+    ]
+    user = user_values(folded(events), micros(START))
+    items = np.array([item_values(None, micros(START))] * 2)
+    matrix = candidate_matrix(
+        user, coded(["i1", "i2"]), coded(["garden", "toys"]), items, *np.ones((2, 2)), np.ones((2, 3))
+    )
+    values = pd.DataFrame(matrix, columns=FEATURES)
+    assert values["user_item_likes_30d"].tolist() == values["user_category_likes_7d"].tolist() == [1, 0]
+    assert values["user_item_views_3d"].tolist() == [0, 0]
 
 
 def test_a_request_from_before_the_rows_reach_is_refused_by_name() -> None:
