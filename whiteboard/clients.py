@@ -4,14 +4,12 @@
     WHITEBOARD_KAFKA_CLIENT=confluent       librdkafka, in C; an extra to install  whiteboard/librdkafka.py
 
 EventProducer and EventConsumer stand on these and are the same on each; so are their tests. The errors of both are
-those of `kafka.errors`, and so is the future that acknowledges an event. Topics are administered by kafka-python alone.
+those of `kafka.errors`. Topics are administered by kafka-python alone.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any, Protocol
-
-from kafka.future import Future
 
 from whiteboard.errors import SettingsError
 from whiteboard.settings import Settings
@@ -50,17 +48,30 @@ class RawRecord(Protocol):
     def headers(self) -> Sequence[tuple[str, bytes]]: ...
 
 
+class Written(Protocol):
+    """Where an event lies in the log, acknowledged by all replicas; offset -1: a second try, and nobody says where."""
+
+    @property
+    def partition(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+
+
+Outcome = Written | BaseException
+Done = Callable[[Outcome], None]  # called once, most often in a thread of the client's; must not raise
+
+
 class ProducerClient(Protocol):
     """Idempotent, acknowledged by all replicas, partition by the murmur2 hash of the key; for several threads."""
 
     def send(
-        self, topic: str, key: bytes | None, value: bytes | None, headers: Headers, timestamp_ms: int | None
-    ) -> Future:
-        """The future acknowledgement: a value with `partition` and `offset`, or an exception; `get` waits for it."""
+        self, topic: str, key: bytes | None, value: bytes | None, headers: Headers, timestamp_ms: int | None, done: Done
+    ) -> None:
+        """Has it sent; `done` is called with where it was written, or with why it was not."""
         ...
 
     def flush(self, timeout_s: float) -> None:
-        """Returns once every future is done. Raises KafkaTimeoutError."""
+        """Returns once the outcome of everything sent is known. Raises KafkaTimeoutError."""
         ...
 
     def close(self, timeout_s: float) -> bool:

@@ -20,19 +20,21 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import typer
-from kafka.future import Future
 
+from whiteboard.clients import Outcome, Written
 from whiteboard.commits import Commits
 from whiteboard.errors import EventError, EventLogUnavailableError, WhiteboardError
 from whiteboard.eventlog import EventProducer, log_ids
 from whiteboard.ledger import Acknowledgement, Ledger, Reached
 from whiteboard.logs import configure_logging
 from whiteboard.logtail import LogTail
-from whiteboard.processes import give_way
+from whiteboard.processes import collect_rarely, give_way
 from whiteboard.settings import Settings
 from whiteboard.spool import (
     FORWARDER_LOCK,
@@ -78,10 +80,11 @@ class InDoubtError(WhiteboardError):
     """Events were refused, or may lie where nobody has told: the log has to be read."""
 
 
-class _Sent(NamedTuple):
+@dataclass(slots=True)
+class _Sent:
     number: int
     topic: str
-    future: Future
+    written: Written | None = None  # once it is acknowledged
 
 
 class Forwarder:
@@ -273,26 +276,29 @@ class Forwarder:
             "trace": letter.trace.encode(),
             HEADER: f"{self._id}/{number}".encode(),
         }
+        sent = _Sent(number, event.topic)
         try:
-            future = producer.send_raw(event.topic, letter.key, event.value, headers)
+            producer.send_raw(event.topic, letter.key, event.value, headers, done=partial(self._told, sent, producer))
         except EventError as error:  # too large for any broker: it must not stop all that come after it
             log.error("event lost", extra={"topic": event.topic, "trace": letter.trace, "error": str(error)})
             self._ledger.note(Acknowledgement(number, event.topic, "", 0, 0))
             return
-        future.add_errback(lambda error: self._refused(error, producer))
-        flying.append(_Sent(number, event.topic, future))
+        flying.append(sent)
 
-    def _refused(self, error: BaseException, producer: EventProducer) -> None:  # in the client's thread
+    def _told(self, sent: _Sent, producer: EventProducer, outcome: Outcome) -> None:  # in the client's thread
+        if not isinstance(outcome, BaseException):
+            sent.written = outcome
+            return
         if self._doubt is None:
-            self._doubt = error
+            self._doubt = outcome
         producer.give_up()  # before it sends a later event of the same key
 
     def _collect(self, flying: deque[_Sent]) -> int:
         """Notes what was acknowledged, in order; returns how many events."""
         collected, point = 0, self._ledger.point
-        while flying and flying[0].future.is_done and flying[0].future.succeeded():
-            number, topic, future = flying[0]
-            partition, offset = future.value.partition, future.value.offset
+        while flying and (written := flying[0].written) is not None:
+            number, topic = flying[0].number, flying[0].topic
+            partition, offset = written.partition, written.offset
             # -1 is a second try that the broker recognised: it is written, and where is not said. An offset that was
             # given before is that of another log.
             if offset < max(0, point.positions.get(topic, {}).get(partition, 0)):
@@ -373,6 +379,7 @@ def main(
 ) -> None:
     """Empties a spool into the event log until its service, at the other end of standard input, has gone."""
     give_way()
+    collect_rarely()
     configure_logging(f"{folder.name}-forwarder")
     logging.getLogger("kafka").setLevel(logging.CRITICAL)  # a line a try; what matters is told once
     parent, settings = Parent(), Settings()

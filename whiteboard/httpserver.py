@@ -13,7 +13,6 @@ close` for the drain time, and only then it ends: clients and proxies change ove
 """
 
 import asyncio
-import gc
 import socket
 import sys
 import time
@@ -29,6 +28,7 @@ from whiteboard import limits
 from whiteboard.admission import LEAST, Admission
 from whiteboard.edge import WANTED, Edge, Reply
 from whiteboard.problems import PROBLEM, ProblemError, encoded
+from whiteboard.processes import collect_rarely
 from whiteboard.webapi import WebApp
 
 MAX_HEAD_BYTES = 16_384  # a browser with cookies sends some 2,000
@@ -290,13 +290,10 @@ def options(app: WebApp) -> dict[str, Any]:
 def settle() -> None:
     """Makes a process that has loaded everything ready for many short requests.
 
-    What the imports made is looked through for garbage no more: a full collection would stop us for 0.3 s. Requests
-    free what they make without the collector, which costs half of a decision at its threshold of 700 objects. And the
-    threads beside the event loop get their turn after half a millisecond instead of five: each request waits for one.
+    Garbage is collected rarely, and the threads beside the event loop get their turn after half a millisecond instead
+    of five: each request waits for one.
     """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 100)
+    collect_rarely()
     sys.setswitchinterval(SWITCH_S)
 
 

@@ -5,7 +5,6 @@ from typing import Any
 
 from kafka import ConsumerRebalanceListener, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka import errors as kafka_errors
-from kafka.future import Future
 from kafka.producer.transaction_manager import TransactionState
 from kafka.structs import OffsetAndMetadata
 
@@ -15,6 +14,7 @@ from whiteboard.clients import (
     HEARTBEAT_MS,
     MAX_POLL_INTERVAL_MS,
     SESSION_TIMEOUT_MS,
+    Done,
     Headers,
     RawRecord,
     Rebalance,
@@ -42,13 +42,14 @@ class Producer:
         _ask_for_new_ids(self._producer)
 
     def send(
-        self, topic: str, key: bytes | None, value: bytes | None, headers: Headers, timestamp_ms: int | None
-    ) -> Future:
-        """The future acknowledgement."""
-        return self._producer.send(topic, key=key, value=value, headers=headers, timestamp_ms=timestamp_ms)
+        self, topic: str, key: bytes | None, value: bytes | None, headers: Headers, timestamp_ms: int | None, done: Done
+    ) -> None:
+        """Has it sent."""
+        future = self._producer.send(topic, key=key, value=value, headers=headers, timestamp_ms=timestamp_ms)
+        future.add_both(done)
 
     def flush(self, timeout_s: float) -> None:
-        """Returns once every future is done. Raises KafkaTimeoutError."""
+        """Returns once the outcome of everything sent is known. Raises KafkaTimeoutError."""
         self._producer.flush(timeout_s)
 
     def close(self, timeout_s: float) -> bool:

@@ -14,7 +14,6 @@ from confluent_kafka import Consumer as Librdkafka
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Producer as LibrdkafkaProducer
 from kafka import errors as kafka_errors
-from kafka.future import Future
 from msgspec import Struct
 
 from whiteboard.clients import (
@@ -23,6 +22,7 @@ from whiteboard.clients import (
     HEARTBEAT_MS,
     MAX_POLL_INTERVAL_MS,
     SESSION_TIMEOUT_MS,
+    Done,
     Headers,
     RawRecord,
     Rebalance,
@@ -51,35 +51,10 @@ _OPTIONS = {  # ours, as client_config has them for kafka-python
 
 
 class Acknowledged(NamedTuple):
-    """Where an event was written."""
+    """A Written."""
 
-    topic: str
     partition: int
     offset: int
-
-
-class Acknowledgement(Future):  # type: ignore[misc]
-    """kafka-python's future of an event, done by librdkafka."""
-
-    __slots__ = ()
-
-    def delivered(self, error: Any, message: Any) -> None:
-        """What librdkafka calls."""
-        if error is None:
-            self.success(Acknowledged(message.topic(), message.partition(), message.offset()))
-        else:
-            self.failure(_translated(error))
-
-    def get(self, timeout: float | None = None) -> Acknowledged:
-        """Waits for it. Raises what the event failed with, or KafkaTimeoutError."""
-        done = threading.Event()
-        self.add_both(lambda _: done.set())
-        if not done.wait(timeout):
-            raise kafka_errors.KafkaTimeoutError(f"not acknowledged within {timeout} s")
-        if self.exception is not None:
-            raise self.exception
-        acknowledged: Acknowledged = self.value
-        return acknowledged
 
 
 class RawMessage(Struct, frozen=True, gc=False):
@@ -122,18 +97,20 @@ class Producer:
         self._thread.start()
 
     def send(
-        self, topic: str, key: bytes | None, value: bytes | None, headers: Headers, timestamp_ms: int | None
-    ) -> Future:
-        """The future acknowledgement."""
+        self, topic: str, key: bytes | None, value: bytes | None, headers: Headers, timestamp_ms: int | None, done: Done
+    ) -> None:
+        """Has it sent."""
         if self._given_up or self._closed.is_set():
             raise kafka_errors.IllegalStateError("the producer is closed")
-        future, stamp = Acknowledgement(), timestamp_ms or 0  # 0: now
+
+        def delivered(error: KafkaError | None, message: Any) -> None:
+            done(Acknowledged(message.partition(), message.offset()) if error is None else _translated(error))
+
+        stamp = timestamp_ms or 0  # 0: now
         while True:
             try:
-                self._producer.produce(
-                    topic, value, key, on_delivery=future.delivered, timestamp=stamp, headers=headers
-                )
-                return future
+                self._producer.produce(topic, value, key, on_delivery=delivered, timestamp=stamp, headers=headers)
+                return
             except BufferError:  # full: room comes with acknowledgements
                 with self._serving:
                     self._producer.poll(_ACKNOWLEDGED_EVERY_S)
@@ -141,7 +118,7 @@ class Producer:
                 raise _translated(error.args[0]) from error
 
     def flush(self, timeout_s: float) -> None:
-        """Returns once every future is done. Raises KafkaTimeoutError."""
+        """Returns once the outcome of everything sent is known. Raises KafkaTimeoutError."""
         with self._serving:
             if left := self._producer.flush(timeout_s):
                 raise kafka_errors.KafkaTimeoutError(f"{left} events are still under way")

@@ -7,17 +7,17 @@ with EventProducer(settings, "fraud-service", SCHEMAS) as producer:
 import logging
 import threading
 from collections.abc import Mapping
+from functools import partial
 from typing import Self
 
 import msgspec
 from kafka import errors as kafka_errors
-from kafka.future import Future
 from msgspec import Struct
 
-from whiteboard.clients import producer_client
+from whiteboard.clients import Done, Outcome, producer_client
 from whiteboard.errors import EventError, EventLogUnavailableError
 from whiteboard.settings import Settings
-from whiteboard.topics import ANSWER_TIMEOUT_MS, reaching
+from whiteboard.topics import ANSWER_TIMEOUT_MS, reaching, unavailable
 
 log = logging.getLogger("whiteboard")
 
@@ -67,17 +67,19 @@ class EventProducer:
         created_us: int | None = None,
         trace: str = "",
         headers: Mapping[str, bytes] | None = None,
-    ) -> Future:
-        """The future acknowledgement of `event`, now on its way to the partition of `key`.
+        done: Done | None = None,
+    ) -> None:
+        """Has `event` written to the partition of `key`; `flush` waits for it, and raises if it was refused.
 
-        `created_us` says when the event became known (default: now). Blocks while `max_pending` events are under way.
+        `created_us` says when the event became known (default: now). `done` is called with where it was written or why
+        it was not, in a thread of the client's. Blocks while `max_pending` events are under way.
         """
         name = schema or self._schemas.get(type(event))
         if name is None:
             known = ", ".join(self._schemas.values())
             raise EventError(f"{type(event).__name__} has no schema here; this producer writes {known}")
         all_headers = {**(headers or {}), "schema": name.encode(), "trace": trace.encode()}
-        return self.send_raw(topic, key, self._encode(event), all_headers, created_us=created_us)
+        self.send_raw(topic, key, self._encode(event), all_headers, created_us=created_us, done=done)
 
     def send_raw(
         self,
@@ -87,22 +89,22 @@ class EventProducer:
         headers: Mapping[str, bytes],
         *,
         created_us: int | None = None,
-    ) -> Future:
-        """The future acknowledgement of bytes written as they are; nothing is checked."""
+        done: Done | None = None,
+    ) -> None:
+        """`send` for bytes that are written as they are; nothing is checked."""
         if self.sent - self.acked - self.failed >= self._max_pending:
             self.flush()
         timestamp_ms = None if created_us is None else created_us // 1000
         raw_key = key.encode() if isinstance(key, str) else key
+        told = self._done if done is None else partial(self._done_with, done)
         try:
-            with reaching(self._settings):
-                future = self._client.send(topic, raw_key, value, list(headers.items()), timestamp_ms)
-        except EventLogUnavailableError as error:
-            if isinstance(error.__cause__, kafka_errors.MessageSizeTooLargeError):
-                raise EventError(f"an event for {topic} is too large: {error.__cause__}") from error
-            raise
+            self._client.send(topic, raw_key, value, list(headers.items()), timestamp_ms, told)
+        except kafka_errors.MessageSizeTooLargeError as error:
+            raise EventError(f"an event for {topic} is too large: {error}") from error
+        except kafka_errors.KafkaError as error:
+            raise unavailable(self._settings, error) from error
         with self._lock:
             self.sent += 1
-        return future.add_both(self._done)
 
     def flush(self, timeout_s: float = 30.0) -> None:
         """Returns once everything sent so far is acknowledged.
@@ -129,7 +131,7 @@ class EventProducer:
     def give_up(self) -> None:
         """Sends nothing more; what is under way is refused, and may have been written after all. Does not wait.
 
-        Called from a future's callback, it keeps later events of the same key from overtaking the one that failed.
+        Called from `done`, it keeps later events of the same key from overtaking the one that failed.
         """
         self._client.give_up()
 
@@ -143,7 +145,11 @@ class EventProducer:
         finally:
             self.close()
 
-    def _done(self, outcome: object) -> None:  # runs in a thread of the client's
+    def _done_with(self, done: Done, outcome: Outcome) -> None:
+        self._done(outcome)
+        done(outcome)
+
+    def _done(self, outcome: Outcome) -> None:  # runs in a thread of the client's
         with self._lock:
             if isinstance(outcome, BaseException):
                 self.failed += 1

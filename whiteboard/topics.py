@@ -112,16 +112,22 @@ def reaching(settings: Settings) -> Iterator[None]:
     """Turns the client library's errors into EventLogUnavailableError, naming the brokers that were asked."""
     try:
         yield
-    except CREDENTIALS_REFUSED as error:
-        user, how = settings.kafka_sasl_username, settings.kafka_sasl_mechanism
-        raise EventLogUnavailableError(
-            f"the event log at {settings.kafka_bootstrap} does not let user {user!r} in by {how}; "
-            "check WHITEBOARD_KAFKA_SASL_USERNAME, _PASSWORD and _MECHANISM"
-        ) from error
     except kafka_errors.KafkaError as error:
-        where, what = settings.kafka_bootstrap, str(error) or type(error).__name__
-        cure = "; is WHITEBOARD_KAFKA_SSL_CAFILE that of its certificate?" if "CERTIFICATE_VERIFY" in what else ""
-        raise EventLogUnavailableError(f"the event log at {where} does not answer: {what}{cure}") from error
+        raise unavailable(settings, error) from error
+
+
+def unavailable(settings: Settings, error: kafka_errors.KafkaError) -> EventLogUnavailableError:
+    """What the client library's error means to who uses us."""
+    where = settings.kafka_bootstrap
+    if isinstance(error, CREDENTIALS_REFUSED):
+        user, how = settings.kafka_sasl_username, settings.kafka_sasl_mechanism
+        return EventLogUnavailableError(
+            f"the event log at {where} does not let user {user!r} in by {how}; "
+            "check WHITEBOARD_KAFKA_SASL_USERNAME, _PASSWORD and _MECHANISM"
+        )
+    what = str(error) or type(error).__name__
+    cure = "; is WHITEBOARD_KAFKA_SSL_CAFILE that of its certificate?" if "CERTIFICATE_VERIFY" in what else ""
+    return EventLogUnavailableError(f"the event log at {where} does not answer: {what}{cure}")
 
 
 @contextmanager

@@ -36,7 +36,7 @@ from whiteboard.fraud.routes import ROUTES as FRAUD
 from whiteboard.lake import Lake
 from whiteboard.lakesink import LakeSink
 from whiteboard.logs import configure_logging, logged
-from whiteboard.processes import give_way
+from whiteboard.processes import collect_rarely, give_way
 from whiteboard.pseudonyms import pseudonyms
 from whiteboard.recommendation.privacy import USER
 from whiteboard.recommendation.routes import ROUTES as RECOMMENDATION
@@ -299,6 +299,7 @@ def main(
 ) -> None:
     """Runs one stream worker until SIGTERM."""
     give_way()
+    collect_rarely()
     settings = Settings()
     configure_logging("stream", pseudonyms(settings))
     if system not in SYSTEMS:

@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kafka import KafkaAdminClient
 
+from whiteboard.clients import Done
 from whiteboard.deadletters import list_dead_letters, replay_dead_letters
 from whiteboard.embedded import EmbeddedStack
 from whiteboard.errors import EventError, EventLogUnavailableError
@@ -58,6 +60,11 @@ def send(settings: Settings, numbers: range, *, customers: int = 20) -> None:
                 TRANSACTIONS, event, key=event.customer_id, created_us=created_us, trace=f"t{number}", headers=headers
             )
         producer.flush()
+
+
+def noting(acknowledged: set[str], name: str) -> Done:
+    """What adds `name` once its event is acknowledged."""
+    return lambda outcome: None if isinstance(outcome, BaseException) else acknowledged.add(name)
 
 
 @dataclass
@@ -346,26 +353,46 @@ def test_a_producer_counts_and_never_holds_more_events_than_it_may(broker: Setti
         assert (producer.sent, producer.acked, producer.failed) == (100, 100, 0)
 
 
+def test_who_asks_is_told_where_each_event_lies(fresh_broker: Settings) -> None:
+    told: list[Any] = []
+    with EventProducer(fresh_broker, "test", SCHEMAS) as producer:
+        for number in range(30):
+            event = payment(number, number % 5)
+            producer.send(TRANSACTIONS, event, key=event.customer_id, done=told.append)
+        producer.flush()
+        assert (producer.acked, len(told)) == (30, 30)
+    with EventConsumer(fresh_broker, [TRANSACTIONS], "places", SCHEMAS) as consumer:
+        reader = Reader(consumer)
+        reader.read(30)
+    lie = sorted((record.partition, record.offset) for record in reader.records)
+    assert sorted((written.partition, written.offset) for written in told) == lie
+
+
 def test_the_clients_put_a_key_into_the_same_partition(broker: Settings) -> None:
     """Else a worker would fold a card's payments while another one has its row, once the setting changes."""
-    partitions: dict[str, list[int]] = {}
+    partitions: dict[str, dict[str, int]] = {client: {} for client in CLIENTS}
+
+    def note(client: str, key: str, outcome: Any) -> None:
+        partitions[client][key] = outcome.partition
+
     for client in CLIENTS:
         with EventProducer(broker.model_copy(update={"kafka_client": client}), "test", SCHEMAS) as producer:
-            sent = [
-                producer.send(LABELS, payment(1, n), key=f"c-{n}", schema="fraud.transaction.v1") for n in range(99)
-            ]
-            partitions[client] = [acknowledgement.get(10).partition for acknowledgement in sent]
+            for key in (f"c-{n}" for n in range(99)):
+                done = partial(note, client, key)
+                producer.send(LABELS, payment(1, 1), key=key, schema="fraud.transaction.v1", done=done)
     assert partitions["kafka-python"] == partitions["confluent"]
-    assert set(partitions["confluent"]) == set(range(4))
+    assert len(partitions["confluent"]) == 99 and set(partitions["confluent"].values()) == set(range(4))
 
 
 def test_kafka_python_goes_on_with_another_producer_id_when_it_gave_its_own_up(broker: Settings) -> None:
     kafka_python = broker.model_copy(update={"kafka_client": "kafka-python"})
     with EventProducer(kafka_python, "test", SCHEMAS) as producer:
-        producer.send(TRANSACTIONS, payment(1, 1), key="c-1").get(10)
+        producer.send(TRANSACTIONS, payment(1, 1), key="c-1")
+        producer.flush(10)
         client: Any = producer._client
         client._producer._transaction_manager.reset_producer_id()  # as when an event was not acknowledged in time
-        producer.send(TRANSACTIONS, payment(2, 1), key="c-1").get(10)
+        producer.send(TRANSACTIONS, payment(2, 1), key="c-1")
+        producer.flush(10)
 
 
 def test_an_event_that_is_too_large_or_of_no_known_schema_is_refused(broker: Settings) -> None:
@@ -384,12 +411,13 @@ def test_a_broker_that_is_gone_is_an_error_and_not_a_silent_loss(tmp_path: Path,
         producer.send(TRANSACTIONS, payment(1, 1), key="c-1")
         producer.flush()
         stack.process("broker").kill()
-        acknowledgement = producer.send(TRANSACTIONS, payment(2, 1), key="c-1")
+        outcomes: list[object] = []
+        producer.send(TRANSACTIONS, payment(2, 1), key="c-1", done=outcomes.append)
         with pytest.raises(EventLogUnavailableError):
             producer.flush(timeout_s=0.5)
         producer.close(timeout_s=0.1)
         assert (producer.sent, producer.acked, producer.failed) == (2, 1, 1)
-        assert acknowledgement.failed()
+        assert len(outcomes) == 1 and isinstance(outcomes[0], Exception)
 
 
 def test_where_no_broker_answers_a_client_fails_instead_of_waiting(kafka_client: str) -> None:

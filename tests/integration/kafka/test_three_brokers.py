@@ -7,7 +7,7 @@ from kafka import KafkaAdminClient
 
 from tests.integration.kafka.cluster import LocalKafka
 from tests.integration.kafka.test_topics import configs
-from tests.integration.test_eventlog import Reader, payment
+from tests.integration.test_eventlog import Reader, noting, payment
 from whiteboard.errors import EventLogUnavailableError
 from whiteboard.eventlog import EventConsumer, EventProducer, client_config, committed, create_topics
 from whiteboard.fraud.events import SCHEMAS, TRANSACTIONS
@@ -41,8 +41,8 @@ def test_one_broker_may_be_lost_and_without_two_nothing_is_acknowledged(three: L
     def send(producer: EventProducer, numbers: range) -> None:
         for number in numbers:
             event = payment(number, number % 20)
-            sent = producer.send(TRANSACTIONS, event, key=event.customer_id)
-            sent.add_callback(lambda _, name=event.transaction_id: acknowledged.add(name))
+            done = noting(acknowledged, event.transaction_id)
+            producer.send(TRANSACTIONS, event, key=event.customer_id, done=done)
 
     with (
         EventConsumer(settings, [TRANSACTIONS], "test", SCHEMAS) as consumer,

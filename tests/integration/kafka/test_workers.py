@@ -12,6 +12,7 @@ from kafka import KafkaAdminClient
 from kafka import errors as kafka_errors
 
 from tests.integration.kafka.cluster import LocalKafka, begin_log_anew
+from tests.integration.test_eventlog import noting
 from tests.integration.test_stream import content, expected_rows
 from whiteboard.embedded import EmbeddedStack
 from whiteboard.eventlog import EventProducer, client_config
@@ -44,8 +45,8 @@ class Traffic:
                 terminal_id=f"m-{number % 7}",
                 amount=number % 100 + 1,
             )
-            sent = self.producer.send(TRANSACTIONS, event, key=event.customer_id)
-            sent.add_callback(lambda _, name=event.transaction_id: self.acknowledged.add(name))
+            done = noting(self.acknowledged, event.transaction_id)
+            self.producer.send(TRANSACTIONS, event, key=event.customer_id, done=done)
             number += 1
 
     def goes_on(self) -> None:

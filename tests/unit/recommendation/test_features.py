@@ -306,9 +306,8 @@ def test_what_a_user_did_with_items_that_are_no_candidates_leaves_the_candidates
     ]
     user = user_values(folded(events), micros(START))
     items = np.array([item_values(None, micros(START))] * 2)
-    matrix = candidate_matrix(
-        user, coded(["i1", "i2"]), coded(["garden", "toys"]), items, *np.ones((2, 2)), np.ones((2, 3))
-    )
+    kinds = coded(["garden", "toys"])
+    matrix = candidate_matrix(user, coded(["i1", "i2"]), kinds, items, np.ones(2), np.ones(2), np.ones((2, 3)))
     values = pd.DataFrame(matrix, columns=FEATURES)
     assert values["user_item_likes_30d"].tolist() == values["user_category_likes_7d"].tolist() == [1, 0]
     assert values["user_item_views_3d"].tolist() == [0, 0]
