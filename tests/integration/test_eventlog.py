@@ -283,6 +283,49 @@ def reading(reader: Reader) -> Iterator[None]:
         thread.join()
 
 
+def test_a_batch_that_was_overtaken_is_read_all_the_same(
+    fresh_broker: Settings, wait_until: WaitUntil, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The embedded broker may hand out a batch before an earlier one of another producer is there."""
+    monkeypatch.setattr("whiteboard.consumer.GAP_S", 60.0)
+    send(fresh_broker, range(200))
+    with EventConsumer(fresh_broker, [TRANSACTIONS], "overtaken", SCHEMAS) as consumer:
+        real, hidden = consumer._client.poll, set(range(3, 7))
+
+        def poll(timeout_s: float, max_records: int) -> dict[tuple[str, int], list[Any]]:
+            polled = real(timeout_s, max_records)
+            kept = {at: [raw for raw in raws if raw.offset not in hidden] for at, raws in polled.items()}
+            return {at: raws for at, raws in kept.items() if raws}
+
+        monkeypatch.setattr(consumer._client, "poll", poll)
+        reader = Reader(consumer)
+        reader.read(4 * 3)
+        wait_until(lambda: not consumer.poll(timeout_s=0.2).records and len(consumer._gaps) == 4)
+        assert all(record.offset < 3 for record in reader.records)
+        hidden.clear()
+        reader.read(200)
+        for partition in range(4):
+            offsets = [record.offset for record in reader.records if record.partition == partition]
+            assert offsets == list(range(len(offsets)))
+
+
+def test_offsets_that_stay_away_are_passed_over(
+    fresh_broker: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    send(fresh_broker, range(200))
+    with EventConsumer(fresh_broker, [TRANSACTIONS], "left-out", SCHEMAS) as consumer:
+        real = consumer._client.poll
+
+        def poll(timeout_s: float, max_records: int) -> dict[tuple[str, int], list[Any]]:
+            return {at: [r for r in raws if r.offset != 3] for at, raws in real(timeout_s, max_records).items()}
+
+        monkeypatch.setattr(consumer._client, "poll", poll)
+        reader = Reader(consumer)
+        reader.read(196)
+        assert not [record for record in reader.records if record.offset == 3]
+        assert caplog.text.count("records left out") == 4
+
+
 def test_partitions_are_handed_over_with_a_last_commit(fresh_broker: Settings, wait_until: WaitUntil) -> None:
     send(fresh_broker, range(40))
     revoked: list[set[tuple[str, int]]] = []
