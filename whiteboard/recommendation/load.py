@@ -4,10 +4,10 @@ GET  /v1/recommendations?user_id=u-00012&k=10&at=2026-08-07T10%3A28%3A00%2B00%3A
 POST /v1/interactions {"interactions": [{"event_type": "view", "request_id": "load-9f3c-17", "position": 1, …}, …]}
 """
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from hashlib import blake2b
 from secrets import token_hex
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
@@ -86,11 +86,12 @@ class RecommendationUsers:
         shown = [item.item_id for item in msgspec.json.decode(body, type=_Answer).items]
         if not shown:
             return None
-        chance = zlib.crc32(call.key.encode())  # of this request, whichever process sends it
-        viewed = shown[: 1 + chance % MOST_VIEWED]
+        seed = blake2b(call.key.encode(), digest_size=12).digest()  # of this request, whichever process sends it
+        looks, clicks, place_clicked = (int.from_bytes(seed[i : i + 4]) for i in (0, 4, 8))
+        viewed = shown[: 1 + looks % MOST_VIEWED]
         done = [("view", place) for place in range(len(viewed))]
-        if (chance >> 8) % 1000 < 1000 * CLICKING:
-            done.append(("click", (chance >> 18) % len(viewed)))
+        if clicks < CLICKING * 2**32:
+            done.append(("click", place_clicked % len(viewed)))
         given = dict(pair.split("=") for pair in call.path.partition("?")[2].split("&"))
         common = {name: unquote(given[name]) for name in ("user_id", "request_id")}
         events = [
