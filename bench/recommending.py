@@ -1,6 +1,6 @@
-"""Latency of the recommendation service at a steady rate: one process, over HTTP on loopback, every part of it real.
+"""Latency of the recommendation service at a steady rate, over HTTP on loopback, every part of it real.
 
-    .venv/bin/python -m bench.recommending --rate 100 --seconds 60
+    .venv/bin/python -m bench.recommending --rate 100 --seconds 60 --replicas 2
 
 10,000 users and 5,000 items are in the feature store, 300 candidates are ranked by 150 trees, every list is followed by
 its views and, now and then, a click, and all of it goes through the broker to the stream worker, which writes to the
@@ -10,6 +10,7 @@ latency counts from then. The load generator shares the machine's cores with all
 
 import re
 import tempfile
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +19,7 @@ from urllib.request import urlopen
 import lightgbm
 import numpy as np
 import pandas as pd
+import psutil
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -45,6 +47,7 @@ from whiteboard.recommendation.world import World, simulate
 from whiteboard.registry import CHAMPION, Registry, RunRecord
 from whiteboard.settings import Settings
 from whiteboard.windows import EntityFold, Row
+from whiteboard.workers import PORT_STEP
 from whiteboard.worldclock import WorldClock
 
 DAYS, TREES = 14, 150
@@ -85,12 +88,12 @@ def register(registry: Registry, home: Path, world: World) -> None:
     registry.set_alias("recommendation", CHAMPION, version)
 
 
-def metrics(url: str) -> dict[tuple[str, str], float]:
+def metrics(url: str) -> Counter[tuple[str, str]]:
     """What the service has counted: by the name of the metric and the value of its (one) label."""
     with urlopen(f"{url}/metrics", timeout=10) as answer:
         text = answer.read().decode()
     lines = re.findall(r'^whiteboard_recommendation_(\w+)\{\w+="(\w+)"\} (\S+)', text, re.MULTILINE)
-    return {(name, label): float(value) for name, label, value in lines}
+    return Counter({(name, label): float(value) for name, label, value in lines})  # type: ignore[misc]
 
 
 def main(
@@ -98,6 +101,7 @@ def main(
     seconds: Annotated[float, typer.Option(min=1)] = 60.0,
     users: Annotated[int, typer.Option(min=10)] = 10_000,
     items: Annotated[int, typer.Option(min=50)] = 5_000,
+    replicas: Annotated[int, typer.Option(min=1, help="processes of the service behind its port")] = 1,
     feedback: Annotated[bool, typer.Option(help="each list is followed by its views and clicks")] = True,
 ) -> None:
     """Starts everything, sends requests, prints the tables."""
@@ -123,19 +127,24 @@ def main(
         )
         push_rows(store, world)
         port = free_port()
-        ready = url_answers(f"http://127.0.0.1:{port}/health/ready")
-        service = stack.start("recommendation", "services.recommendation.app", "--port", str(port), ready=ready)
+        own = [port] if replicas == 1 else [port + PORT_STEP * number for number in range(1, replicas + 1)]
+        listening = ("--port", str(port), "--workers", str(replicas))
+        service = stack.start("recommendation", "services.recommendation.app", *listening)
+        for each in own:
+            service.wait_ready(url_answers(f"http://127.0.0.1:{each}/health/ready"))
+        processes = [psutil.Process(service.pid), *psutil.Process(service.pid).children()]
         known = world.interactions["user_id"].unique().tolist()
         url = f"http://127.0.0.1:{port}"
         traffic = RecommendationUsers.made_of(known, WorldClock(datetime.now(UTC)), skew=0, feedback=feedback)
-        used = cpu_seconds(service.pid), cpu_seconds(worker.pid)
+        used = sum(cpu_seconds(process.pid) for process in processes), cpu_seconds(worker.pid)
         result = run(Plan(url, traffic, rate, seconds, warm_up_s=WARM_UP_S))
-        spent = cpu_seconds(service.pid) - used[0], cpu_seconds(worker.pid) - used[1]
-        counted = metrics(url)
+        spent = sum(cpu_seconds(process.pid) for process in processes) - used[0], cpu_seconds(worker.pid) - used[1]
+        counted = sum((metrics(f"http://127.0.0.1:{each}") for each in own), Counter())
     lists, sent = result.summary(), len(result.records.where(result.records.kinds == traffic.kind))
     cpu = [f"{1000 * seconds_ / sent:.1f} ms" for seconds_ in spent]
     hits, misses = (counted["item_cache_total", outcome] for outcome in ("hit", "miss"))
-    table = Table(title=f"recommendation service, {users:,} users, {items:,} items", show_header=False)
+    title = f"recommendation service ({replicas} at work), {users:,} users, {items:,} items"
+    table = Table(title=title, show_header=False)
     for what, value in {
         "requests": f"{lists.requests:,} at {rate:g}/s, {lists.failed} failed, {lists.degraded_share:.1%} degraded",
         "latency": f"p50 {lists.p50_ms:.1f} ms, p90 {lists.p90_ms:.1f} ms, p99 {lists.p99_ms:.1f} ms",

@@ -30,7 +30,7 @@ settings.register_profile("explore", max_examples=1000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 POLL_S = 0.02
-PATIENCE_S = 90.0  # bounds a failure, and says nothing of speed: what takes a second here takes ten on a busy machine
+PATIENCE_S = 240.0  # bounds a failure, and says nothing of speed: what takes a second here takes ten on a busy machine
 
 T = TypeVar("T")
 

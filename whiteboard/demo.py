@@ -154,7 +154,7 @@ class Story:
             self.stack.check()
             positions: dict[tuple[str, str], float] = {}
             for port in self.worker_ports:
-                with urlopen(f"http://127.0.0.1:{port}/metrics?name[]={_POSITIONS}", timeout=5) as response:
+                with urlopen(f"http://127.0.0.1:{port}/metrics?name[]={_POSITIONS}", timeout=60) as response:
                     for partition, topic, offset in _POSITION.findall(response.read().decode()):
                         positions[topic, partition] = max(float(offset), positions.get((topic, partition), 0))
             return all(sum(o for (t, _), o in positions.items() if t == topic) >= n for topic, n in expected.items())
@@ -181,7 +181,7 @@ def events(settings: Settings, routes: Routes, chronicle: Chronicle) -> dict[str
     return {
         "produced": sum(chronicle.produced.values()),
         "in_lake": sum(stored),
-        "dead_lettered": len(list_dead_letters(settings, routes.system)),
+        "dead_lettered": len({letter.origin for letter in list_dead_letters(settings, routes.system)}),
     }
 
 

@@ -80,7 +80,7 @@ class _Faults:
                 self._faults = json.loads(self._path.read_text())
                 self._seen = (found.st_ino, found.st_mtime_ns)
         except FileNotFoundError:
-            return {}
+            self._seen, self._faults = None, {}  # the next file may have this one's inode, within a tick of the clock
         return self._faults
 
 

@@ -131,6 +131,8 @@ class LimitedProtocol(HttpToolsProtocol):
         if self.flow.write_paused and not direct.disconnected:
             await self.flow.drain()
         direct.response_complete = True
+        # Now, not by the task's callback: the client's next request may be read before that, and be one too many.
+        self.tasks.discard(asyncio.current_task())
         if direct.disconnected:
             return
         closes = not direct.keep_alive or _CLOSE in reply.headers

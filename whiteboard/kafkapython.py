@@ -22,6 +22,8 @@ from whiteboard.clients import (
 from whiteboard.settings import Settings
 from whiteboard.topics import ANSWER_TIMEOUT_MS, Position, Positions, client_config
 
+GIVEN_UP_S = 5.0  # for the sender's thread to end once it has been told to
+
 
 class Producer:
     """A ProducerClient."""
@@ -58,7 +60,7 @@ class Producer:
             self._producer.close(timeout_s)
         except kafka_errors.KafkaTimeoutError:
             self.give_up()  # else its thread would go on trying for ever
-            self._producer.close(timeout_s)
+            self._producer.close(max(timeout_s, GIVEN_UP_S))
             return False
         return True
 

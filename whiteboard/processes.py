@@ -134,7 +134,7 @@ class Process:
         """Returns when `condition` is true. Raises ProcessError, with the log's tail, if it dies or takes too long."""
         deadline = time.monotonic() + timeout_s
         while not condition():
-            if not self.alive:
+            if not self.alive and not condition():  # it may have come true with the last that the process did
                 raise ProcessError(self.obituary())
             if time.monotonic() > deadline:
                 raise ProcessError(f"{self.name} is not ready after {timeout_s:.0f} s; {self.log} says:\n{self.tail()}")

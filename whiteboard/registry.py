@@ -263,10 +263,12 @@ class Registry:
                     f"the files of {ref.name} version {ref.version} are not those that were registered "
                     f"(manifest {ref.digest[:12]}…); register the version again"
                 )
-            if not intact(target, ref.digest):  # or another process was faster, and its copy is in use by now
-                shutil.rmtree(target, ignore_errors=True)
-                with suppress(OSError):
-                    found.parent.rename(target)
+            with (folder / "copy.lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if not intact(target, ref.digest):  # or another process was faster, and its copy is in use by now
+                    shutil.rmtree(target, ignore_errors=True)
+                    with suppress(OSError):
+                        found.parent.rename(target)
         if not intact(target, ref.digest):
             raise ModelError(f"cannot keep a copy of {ref.name} version {ref.version} in {target}; is it writable?")
 

@@ -115,6 +115,7 @@ def settings_of_a_topic(clients: Clients) -> Any:
 
 def _join(consumer: KafkaConsumer) -> None:
     consumer.subscribe([AT.topic])
+    consumer.partitions_for_topic(AT.topic)  # else it may join before it knows that there are any, and is given none
     while not consumer.assignment():
         consumer.poll(timeout_ms=100)
 

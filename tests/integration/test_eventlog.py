@@ -178,6 +178,26 @@ def test_a_record_buried_twice_is_replayed_once(log: Settings, reader: Reader) -
     reader.read(312 + 312 + 6)
 
 
+def test_records_are_read_again_when_their_dead_letters_could_not_be_written(
+    log: Settings, reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = reader.dead + len(reader.records)
+
+    def refuse(*_: object) -> None:
+        raise EventLogUnavailableError("down")
+
+    with EventProducer(log, "test", SCHEMAS) as producer:
+        producer.send_raw(TRANSACTIONS, "c-1", b"bad", SCHEMA)
+        event = payment(7777, 1)
+        producer.send(TRANSACTIONS, event, key=event.customer_id)
+    with monkeypatch.context() as patch:
+        patch.setattr(EventProducer, "flush", refuse)
+        with pytest.raises(EventLogUnavailableError):
+            reader.read(at + 2)
+    reader.read(at + 2)
+    assert reader.records[-1].event == event
+
+
 def test_a_replay_that_fails_half_way_goes_on_where_it_stopped(
     fresh_broker: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,26 +220,6 @@ def test_a_replay_that_fails_half_way_goes_on_where_it_stopped(
         replay_dead_letters(fresh_broker, "fraud")
     assert [letter.replayed for letter in list_dead_letters(fresh_broker, "fraud")] == [True] * 2 + [False] * 3
     assert replay_dead_letters(fresh_broker, "fraud") == 3
-
-
-def test_records_are_read_again_when_their_dead_letters_could_not_be_written(
-    log: Settings, reader: Reader, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    at = reader.dead + len(reader.records)
-
-    def refuse(*_: object) -> None:
-        raise EventLogUnavailableError("down")
-
-    with EventProducer(log, "test", SCHEMAS) as producer:
-        producer.send_raw(TRANSACTIONS, "c-1", b"bad", SCHEMA)
-        event = payment(7777, 1)
-        producer.send(TRANSACTIONS, event, key=event.customer_id)
-    with monkeypatch.context() as patch:
-        patch.setattr(EventProducer, "flush", refuse)
-        with pytest.raises(EventLogUnavailableError):
-            reader.read(at + 2)
-    reader.read(at + 2)
-    assert reader.records[-1].event == event
 
 
 def test_a_group_reads_on_where_it_committed(fresh_broker: Settings) -> None:

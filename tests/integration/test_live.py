@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from pipelines.fraud.bootstrap import bootstrap
 from services.traffic.fraud import FraudTraffic
+from tests.conftest import PATIENCE_S
 from whiteboard.embedded import EmbeddedStack
 from whiteboard.eventlog import EventProducer, create_topics
 from whiteboard.featurestore import FeatureStore
@@ -41,14 +42,14 @@ class Kept(NamedTuple):
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
-    with EmbeddedStack(Settings(home=tmp_path_factory.mktemp("home"))) as stack:
+    with EmbeddedStack(Settings(home=tmp_path_factory.mktemp("home"), deadline_ms=20_000)) as stack:
         settings = stack.start_broker()
         create_topics(settings)
         FeatureStore.apply(settings)
         stack.start("stream-1", "services.stream.worker", "--metrics-port", "0")
         live = LiveWorld.founded(settings, CONFIG)
         ingest(settings, live.history.iloc[: len(live.history) // 2], until=live.begins)  # and here it was killed
-        wait_until(lambda: ids(settings, LABELS) != [], "the first labels are in the lake", 60)
+        wait_until(lambda: ids(settings, LABELS) != [], "the first labels are in the lake", PATIENCE_S)
         steps: list[str] = []
         bootstrap(settings, CONFIG, tuning_s=0, say=steps.append)
         port = free_port()

@@ -65,7 +65,7 @@ def test_a_broken_budget_is_exit_code_1_and_says_which(server: Server, tmp_path:
 def test_ctrl_c_reports_what_was_measured_so_far(server: Server, tmp_path: Path, wait_until: WaitUntil) -> None:
     command = [*COMMAND, "--home", str(tmp_path), "load", "fraud", "--url", server.url, "--warm-up", "0"]
     with subprocess.Popen([*command, "--duration", "600"], stdout=subprocess.PIPE, text=True) as process:
-        wait_until(lambda: server.requests["/v1/decisions"] > 60, 60)
+        wait_until(lambda: server.requests["/v1/decisions"] > 60)
         process.send_signal(signal.SIGINT)
         said, _ = process.communicate(timeout=60)
     assert "these are the results so far" in said

@@ -30,7 +30,7 @@ def test_locust_sends_payments_and_counts_no_failure(
             text=True,
         )
         try:
-            wait_until(lambda: server.requests["/v1/decisions"] > 5 or locust.poll() is not None, 120)
+            wait_until(lambda: server.requests["/v1/decisions"] > 5 or locust.poll() is not None)
             locust.send_signal(signal.SIGTERM)
             told, complaints = locust.communicate(timeout=60)
         finally:

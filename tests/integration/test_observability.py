@@ -37,6 +37,8 @@ from whiteboard.recommendation.live import LiveConfig as RecommendationConfig
 from whiteboard.registry import CHAMPION, Registry, RunRecord
 from whiteboard.settings import Settings
 
+pytestmark = pytest.mark.timeout(1_200)  # the first test waits until days were lived
+
 Exported = dict[str, list[dict[str, str]]]  # the labels of each series, by metric
 Labels = dict[str, set[str]]  # by metric
 
@@ -164,9 +166,9 @@ def exported(running: Running, wait_until: WaitUntil) -> Exported:
     """The series of all processes, once days were judged, lags were measured and users have clicked."""
     for system in ("", "recommendation-"):
         for process, metric in (("monitor", "monitor_column_drift_ratio"), ("stream", "stream_lag")):
-            wait_until(lambda: running.samples(system + process).get(f"whiteboard_{metric}"), 120)  # noqa: B023
+            wait_until(lambda: running.samples(system + process).get(f"whiteboard_{metric}"))  # noqa: B023
     taken = "whiteboard_recommendation_interactions_total"
-    wait_until(lambda: running.total("recommendation", taken, event_type="click") > 0, 60)
+    wait_until(lambda: running.total("recommendation", taken, event_type="click") > 0)
     found: Exported = {}
     for name, (job, _, _) in PROCESSES.items():
         for metric, series in running.samples(name).items():
@@ -213,12 +215,12 @@ def test_every_process_says_that_it_is_ready_and_that_its_main_loop_comes_round(
     for name in PROCESSES:
         assert running.total(name, "whiteboard_ready") == 1, name
         before = running.total(name, "whiteboard_beat_timestamp_seconds")
-        wait_until(lambda: running.total(name, "whiteboard_beat_timestamp_seconds") > before > 0, 60, name)  # noqa: B023
+        wait_until(lambda: running.total(name, "whiteboard_beat_timestamp_seconds") > before > 0, message=name)  # noqa: B023
 
 
 def test_service_and_monitor_agree_on_the_champion(running: Running, wait_until: WaitUntil) -> None:
     champion = {"system": "fraud", "alias": "champion", "version": "1"}
-    wait_until(lambda: running.total("monitor", "whiteboard_registry_model_info", **champion) == 1, 60)
+    wait_until(lambda: running.total("monitor", "whiteboard_registry_model_info", **champion) == 1)
     assert running.total("fraud", "whiteboard_model_info", **champion) == 1
 
 

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from msgspec import Struct
 
-from tests.conftest import WaitUntil
+from tests.conftest import PATIENCE_S, WaitUntil
 from whiteboard.embedded import EmbeddedStack, Process
 from whiteboard.eventlog import create_topics
 from whiteboard.fraud.events import DECISIONS, LABELS
@@ -106,7 +106,7 @@ def home(stack: EmbeddedStack, wait_until: WaitUntil) -> Iterator[Home]:
 def test_events_reach_the_log_in_order_and_closing_sends_what_waits(home: Home) -> None:
     outbox = home.outbox()
     home.put(outbox, 300)
-    outbox.close()
+    outbox.close(PATIENCE_S)
     assert outbox.waiting == 0
     home.holds_each_once_in_order()
 
@@ -186,7 +186,7 @@ def test_a_log_begun_anew_gets_what_is_not_in_the_lake_once_more(home: Home, bro
     home.put(outbox, 100)
     (folder,) = home.settings.spool_dir.iterdir()
     home.wait_until(
-        lambda: (point := checkpoint(folder)) is not None and point.next == end(folder) and not point.problem, 40
+        lambda: (point := checkpoint(folder)) is not None and point.next == end(folder) and not point.problem
     )
     home.holds_each_once_in_order()
 

@@ -13,6 +13,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from services.stream.worker import SYSTEMS, StreamWorker
+from tests.conftest import PATIENCE_S
 from tests.integration.kafka.cluster import LocalKafka, begin_log_anew
 from whiteboard.deadletters import list_dead_letters
 from whiteboard.embedded import EmbeddedStack
@@ -113,11 +114,13 @@ def test_killed_and_paused_workers_lose_and_double_nothing(
             return sum(lake.coverage(topic).values()) == count
 
         labels = len(events) - len(world)
-        wait_until(lambda: covered(TRANSACTIONS, len(world) + MALFORMED), "all transactions are in the lake", 90)
+        wait_until(
+            lambda: covered(TRANSACTIONS, len(world) + MALFORMED), "all transactions are in the lake", PATIENCE_S
+        )
         os.kill(victim.pid, signal.SIGCONT)
         for number in (1, 2):
             os.kill(stack.process(f"stream-{number}").pid, signal.SIGCONT)
-        wait_until(lambda: covered(LABELS, labels), "all labels are in the lake", 60)
+        wait_until(lambda: covered(LABELS, labels), "all labels are in the lake", PATIENCE_S)
 
     with connect() as connection:
         for topic, kind, ids in ((TRANSACTIONS, Transaction, world), (LABELS, Label, labels_of(world))):
@@ -139,7 +142,7 @@ def test_killed_and_paused_workers_lose_and_double_nothing(
             rows = zip(expected.values(), stored, strict=True)  # noqa: B023
             return all(content(row) == content(fold.decode(state)) for row, state in rows)  # noqa: B023
 
-        wait_until(equal, f"every row of {view} equals that of an undisturbed run", 60)
+        wait_until(equal, f"every row of {view} equals that of an undisturbed run", PATIENCE_S)
 
 
 LOST_AT = pd.Timestamp("2026-01-05T12:00:00Z")
@@ -200,5 +203,5 @@ def test_rows_of_a_lost_log_are_rebuilt_from_the_lake_and_new_offsets_count(tmp_
             count = 4 if len(ids) == 1 else 6
 
             state = partial(rows_and_lake, store, lake)
-            wait_until(lambda: state() == (count, count, count), f"{count} payments are in rows and lake", 120)  # noqa: B023
+            wait_until(lambda: state() == (count, count, count), f"{count} payments are in rows and lake", PATIENCE_S)  # noqa: B023
     assert ids[0] != ids[1]

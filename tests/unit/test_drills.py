@@ -143,10 +143,12 @@ def serving() -> Iterator[int]:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Replica)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
-    yield int(server.server_address[1])
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    try:
+        yield int(server.server_address[1])
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 def asks(*texts: str) -> Iterator[Ask]:

@@ -78,7 +78,8 @@ def test_without_java_the_error_says_where_it_was_looked_for(tmp_path: Path, mon
 
 
 def test_nothing_of_spark_is_loaded_for_duckdb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pyspark", None)  # importing it would raise
+    for name in ["pyspark", *(name for name in sys.modules if name.startswith("pyspark."))]:
+        monkeypatch.setitem(sys.modules, name, None)  # importing it would raise
     with duckdb.connect() as connection, executor(Settings(home=tmp_path), connection) as running:
         running.write(["SELECT 1 AS one"], tmp_path / "found.parquet")
     assert pq.read_table(tmp_path / "found.parquet").num_rows == 1

@@ -75,5 +75,5 @@ def test_the_command_says_how_persons_are_named(settings: Settings, tmp_path: Pa
     arguments = ["--home", str(settings.home), "privacy", "export", "--topic", TRANSACTIONS, "--out"]
     done = CliRunner().invoke(app, [*arguments, str(tmp_path / "a.csv")], env={"WHITEBOARD_HOME": ""})
     assert done.exit_code == 0 and "4 rows" in done.stdout and "by pseudonym" in done.stdout
-    named = CliRunner().invoke(app, ["--home", str(settings.home), "privacy", "pseudonym", "c-22"])
+    named = CliRunner().invoke(app, [*arguments[:3], "pseudonym", "c-22"], env={"WHITEBOARD_HOME": ""})
     assert named.stdout.strip() in (tmp_path / "a.csv").read_text()

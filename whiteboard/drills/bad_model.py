@@ -17,7 +17,7 @@ from whiteboard.processes import Process, free_port, url_answers
 from whiteboard.registry import CHAMPION, Registry, RunRecord
 from whiteboard.rollback import ROLLED_BACK
 
-ROLLBACK_S = 180.0  # of real time: a handful of the world's days
+ROLLBACK_S = 300.0  # of real time: a handful of the world's days
 MATURITY_DAYS = "2"
 
 

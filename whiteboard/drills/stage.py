@@ -16,7 +16,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
@@ -171,17 +171,18 @@ class Stage:
         """From now on it does."""
         self._held.discard(name)
 
-    def add_replica(self, name: str, env: Mapping[str, str] | None = None) -> None:
-        """Starts a further replica, with settings of its own if `env` has some, and waits until it is ready."""
+    @contextmanager
+    def replica(self, name: str, env: Mapping[str, str] | None = None) -> Iterator[None]:
+        """A further replica, with settings of its own if `env` has some: ready at first, ended in order at last."""
         self.replicas[name] = free_port()
-        arguments = ("--port", str(self.replicas[name]))
-        self.stack.start(name, f"services.{self.system}.app", *arguments, env=env)
-        self.stack.process(name).wait_ready(self.ready(name), READY_S)
-
-    def remove_replica(self, name: str) -> None:
-        """Ends it in order."""
-        del self.replicas[name]
-        self.stack.process(name).terminate()
+        try:
+            arguments = ("--port", str(self.replicas[name]))
+            process = self.stack.start(name, f"services.{self.system}.app", *arguments, env=env)
+            process.wait_ready(self.ready(name), READY_S)
+            yield
+        finally:
+            del self.replicas[name]
+            self.stack.process(name).terminate()
 
     def arrived(self, replies: list[Reply]) -> bool:
         """Whether everything that was answered is in the lake."""
@@ -222,8 +223,11 @@ class Stage:
         """Records in the log that the workers have not folded, as they export it; None if unknown."""
         found = []
         for port in self.worker_ports.values():
-            with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as response:
-                found += _LAG.findall(response.read().decode())
+            try:
+                with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as response:
+                    found += _LAG.findall(response.read().decode())
+            except OSError:
+                return None
         return sum(int(float(lag)) for lag in found) if found else None
 
     def parity(self) -> Skew:

@@ -23,7 +23,8 @@ def _drill(stage: Stage, plan: Plan, what: str, *, delay_s: float = 0.0, error: 
             traffic.go_on(plan.seconds)
             over = traffic.note("the store is as before")
         recovered(traffic, plan, outcome, over)
-    within = [r for r in traffic.between(fault, over) if r.due_s > fault.at_s + NOTICED_S and r.ok]
+    during = [r for r in traffic.between(fault, over) if r.answered_s < over.at_s]  # what came later may have read it
+    within = [r for r in during if r.due_s > fault.at_s + NOTICED_S and r.ok]
     said = sum(r.degraded for r in within)
     outcome.check("degraded answers that say so", f"{said} of {len(within)}", said == len(within) > 0)
     judge(stage, plan, traffic, outcome, fault, over)

@@ -25,6 +25,7 @@ from whiteboard.errors import ProcessError
 LEFT_ALONE_S = 1.0  # a replica that broke a connection, as nginx's fail_timeout does it
 PAUSE_S = 0.05  # before a request is tried again
 TRIES_S = 10.0  # for which a request is tried again
+LONGEST_LAG_S = 0.1  # behind the schedule
 BUSY = 0.1  # share of the answers that may be degraded without a fault: on a busy machine any read may be late
 
 HTTP_OK = 200
@@ -162,7 +163,8 @@ class Traffic:
                 await asyncio.sleep(PAUSE_S)
                 due_s = self.now_s
                 continue
-            due_s += 1 / self.rate
+            # If this process was stopped for long, nothing was due meanwhile: else all of it came at once.
+            due_s = max(due_s + 1 / self.rate, self.now_s - LONGEST_LAG_S)
             if (early := due_s - self.now_s) > 0:
                 await asyncio.sleep(early)
             ask = next(self._asks, None)

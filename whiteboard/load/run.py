@@ -7,12 +7,14 @@ load.stop()                 # no new requests
 result = load.wait()
 """
 
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -91,28 +93,28 @@ class Load:
 
     def wait(self, on_progress: Callable[[Progress], None] = lambda _: None) -> LoadResult:
         """The result, when the last request is answered or given up; Ctrl-C stops the test and gives what there is."""
-        while True:
-            try:
+        try:
+            with _ctrl_c() as pressed:
                 while self.running():
+                    if pressed() > 1:
+                        raise KeyboardInterrupt
+                    if pressed():
+                        self.stop()
                     on_progress(self.progress)
-                break
-            except KeyboardInterrupt:
-                if self._stopped_at is not None:  # pressed again
-                    self._kill()
-                    raise
-                self.stop()
-            except BaseException:
-                self._kill()
-                raise
+        except BaseException:
+            self._kill()
+            raise
         for child, pipe in zip(self._children, self._pipes, strict=True):
             pipe.close()
             child.wait()
-        rows = [row for rows, _, _ in self._ends.values() for row in rows]
+        records = Records.of([row for rows, _, _ in self._ends.values() for row in rows])
         # Stopped after the last request was due: that cut nothing off.
         interrupted = self._stopped_at is not None and self._stopped_at - self._began < self.plan.total_s
-        elapsed_s = (self._stopped_at or 0) - self._began if interrupted else self.plan.total_s
+        elapsed_s = self.plan.total_s
+        if interrupted:  # a process hears of it a little later, and has sent requests until then
+            elapsed_s = max(0.0, (self._stopped_at or 0) - self._began, records.due_s.max(initial=0.0))
         cpu_s = sum(cpu_s for _, _, cpu_s in self._ends.values())
-        return LoadResult(self.plan, self.began_at, Records.of(rows), max(0.0, elapsed_s), interrupted, cpu_s)
+        return LoadResult(self.plan, self.began_at, records, elapsed_s, interrupted, cpu_s)
 
     def _spawn(self, part: int) -> None:
         ours, theirs = socket.socketpair()
@@ -140,6 +142,20 @@ class Load:
             child.wait()
         for pipe in self._pipes:
             pipe.close()
+
+
+@contextmanager
+def _ctrl_c() -> Iterator[Callable[[], int]]:
+    """How often Ctrl-C was pressed meanwhile. An exception might come in the middle of a message, and lose it."""
+    if threading.current_thread() is not threading.main_thread():  # which alone is told
+        yield lambda: 0
+        return
+    pressed: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
+    try:
+        yield pressed.__len__
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def start(plan: Plan) -> Load:

@@ -99,7 +99,8 @@ class Home:
         """Until the lake covers all that was sent, which is after its rows were pushed."""
         lake = Lake(self.settings.lake_dir)
         self.wait_until(
-            lambda: all(sum(lake.coverage(topic).values()) >= n for topic, n in self.sent.items()), 60, "in the lake"
+            lambda: all(sum(lake.coverage(topic).values()) >= n for topic, n in self.sent.items()),
+            message="in the lake",
         )
 
     def judge(self) -> tuple[int, int]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 from kafka import KafkaAdminClient
 
+from tests.conftest import PATIENCE_S
 from tests.integration.kafka.cluster import LocalKafka
 from tests.integration.kafka.test_topics import configs
 from tests.integration.test_eventlog import Reader, noting, payment
@@ -46,7 +47,7 @@ def test_one_broker_may_be_lost_and_without_two_nothing_is_acknowledged(three: L
 
     with (
         EventConsumer(settings, [TRANSACTIONS], "test", SCHEMAS) as consumer,
-        EventProducer(settings, "test", SCHEMAS) as producer,
+        EventProducer(settings, "test", SCHEMAS, delivery_timeout_s=PATIENCE_S) as producer,
     ):
         reader = Reader(consumer)
         send(producer, range(100))
@@ -68,7 +69,7 @@ def test_one_broker_may_be_lost_and_without_two_nothing_is_acknowledged(three: L
         assert len(acknowledged) == 200
 
         three.start()
-        producer.flush()
+        producer.flush(PATIENCE_S)
         reader.read(300)
     assert sorted(record.event.transaction_id for record in reader.records) == sorted(acknowledged)
     assert len(acknowledged) == 300

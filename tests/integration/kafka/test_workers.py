@@ -2,8 +2,8 @@
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,6 +11,7 @@ from pathlib import Path
 from kafka import KafkaAdminClient
 from kafka import errors as kafka_errors
 
+from tests.conftest import PATIENCE_S
 from tests.integration.kafka.cluster import LocalKafka, begin_log_anew
 from tests.integration.test_eventlog import noting
 from tests.integration.test_stream import content, expected_rows
@@ -32,12 +33,26 @@ class Traffic:
     """Payments that are sent until one stops it, and which of them were acknowledged."""
 
     producer: EventProducer
-    stop: threading.Event = field(default_factory=threading.Event)
     acknowledged: set[str] = field(default_factory=set)
+    _stop: threading.Event = field(default_factory=threading.Event)
 
-    def run(self) -> None:
+    def __enter__(self) -> "Traffic":
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Sends no more, and returns when all is acknowledged."""
+        self._stop.set()
+        self._thread.join()
+        self.producer.flush(PATIENCE_S)
+
+    def _run(self) -> None:
         number = 0
-        while not self.stop.wait(PACE_S):
+        while not self._stop.wait(PACE_S):
             event = Transaction(
                 transaction_id=f"t-{number}",
                 event_timestamp=START + timedelta(seconds=number),
@@ -52,20 +67,7 @@ class Traffic:
     def goes_on(self) -> None:
         """Returns once some more payments are acknowledged."""
         enough = len(self.acknowledged) + 50
-        wait_until(lambda: len(self.acknowledged) >= enough, "payments are acknowledged", 60)
-
-
-@contextmanager
-def traffic(settings: Settings) -> Iterator[Traffic]:
-    with EventProducer(settings, "test", SCHEMAS) as producer:
-        traffic = Traffic(producer)
-        thread = threading.Thread(target=traffic.run)
-        thread.start()
-        try:
-            yield traffic
-        finally:
-            traffic.stop.set()
-            thread.join()
+        wait_until(lambda: len(self.acknowledged) >= enough, "payments are acknowledged", PATIENCE_S)
 
 
 GROUP = "stream-fraud"
@@ -73,7 +75,7 @@ GROUP = "stream-fraud"
 
 def shares(settings: Settings) -> list[int]:
     """How many partitions of the payments each worker reads, as the broker tells it; empty until it can."""
-    with KafkaAdminClient(**client_config(settings, "test")) as admin, suppress(kafka_errors.KafkaError):
+    with suppress(kafka_errors.KafkaError), KafkaAdminClient(**client_config(settings, "test")) as admin:
         members = admin.describe_groups([GROUP])[GROUP]["members"]
         assignments = [member["member_assignment"] for member in members if member["member_assignment"]]
         topics = [topic for assignment in assignments for topic in assignment["assigned_partitions"]]
@@ -86,13 +88,17 @@ def test_payments_are_counted_once_while_workers_join_and_die_and_the_broker_res
 ) -> None:
     settings = begin_log_anew(kafka.settings(tmp_path))
     store, lake = FeatureStore.apply(settings), Lake(settings.lake_dir)
-    with EmbeddedStack(settings) as stack, traffic(settings) as sent:
+    with (
+        EmbeddedStack(settings) as stack,
+        EventProducer(settings, "test", SCHEMAS, delivery_timeout_s=PATIENCE_S) as producer,
+        Traffic(producer) as sent,
+    ):
         for number in (1, 2):
             stack.start(f"stream-{number}", "services.stream.worker", "--metrics-port", "0", env=client_of(number))
-        wait_until(lambda: shares(settings) == [2, 2], "two workers share four partitions", 60)
+        wait_until(lambda: shares(settings) == [2, 2], "two workers share four partitions", PATIENCE_S)
 
         stack.start("stream-3", "services.stream.worker", "--metrics-port", "0", env=client_of(3))
-        wait_until(lambda: shares(settings) == [1, 1, 2], "a third has its share", 60)
+        wait_until(lambda: shares(settings) == [1, 1, 2], "a third has its share", PATIENCE_S)
         sent.goes_on()
 
         kafka.kill()
@@ -101,14 +107,15 @@ def test_payments_are_counted_once_while_workers_join_and_die_and_the_broker_res
         stack.check()
 
         stack.process("stream-1").kill()
-        wait_until(lambda: shares(settings) == [2, 2], "the others have taken over", 60)
+        wait_until(lambda: shares(settings) == [2, 2], "the others have taken over", PATIENCE_S)
         sent.goes_on()
-        sent.stop.set()
-        sent.producer.flush()
+        sent.end()
 
         assert sent.producer.failed == 0
         total = len(sent.acknowledged)
-        wait_until(lambda: sum(lake.coverage(TRANSACTIONS).values()) == total, "all payments are in the lake", 60)
+        wait_until(
+            lambda: sum(lake.coverage(TRANSACTIONS).values()) == total, "all payments are in the lake", PATIENCE_S
+        )
         with connect() as connection:
             found = connection.sql(f"SELECT transaction_id FROM {lake.relation(TRANSACTIONS, Transaction)}").fetchall()
         assert Counter(name for (name,) in found) == Counter(sent.acknowledged)
@@ -124,6 +131,6 @@ def test_payments_are_counted_once_while_workers_join_and_die_and_the_broker_res
                 rows = zip(expected.values(), stored, strict=True)  # noqa: B023
                 return all(content(row) == content(fold.decode(state)) for row, state in rows)  # noqa: B023
 
-            wait_until(equal, f"every row of {view} equals that of an undisturbed run", 60)
+            wait_until(equal, f"every row of {view} equals that of an undisturbed run", PATIENCE_S)
         for name in ("stream-2", "stream-3"):
             assert stack.process(name).alive, stack.process(name).tail()

@@ -9,6 +9,7 @@ import pytest
 
 from pipelines.recommendation.bootstrap import KEYS, bootstrap
 from services.traffic.recommendation import RecommendationTraffic
+from tests.conftest import PATIENCE_S
 from whiteboard.embedded import EmbeddedStack
 from whiteboard.eventlog import EventProducer, create_topics
 from whiteboard.featurestore import FeatureStore
@@ -35,7 +36,7 @@ class Kept(NamedTuple):
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
-    with EmbeddedStack(Settings(home=tmp_path_factory.mktemp("home"))) as stack:
+    with EmbeddedStack(Settings(home=tmp_path_factory.mktemp("home"), deadline_ms=20_000)) as stack:
         settings = stack.start_broker()
         create_topics(settings)
         FeatureStore.apply(settings)
@@ -43,7 +44,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
         live = LiveWorld.founded(settings, CONFIG)
         some = live.history.interactions.iloc[:2_000]
         ingest(settings, listed(live).iloc[:50], some)  # and here it was killed
-        wait_until(lambda: len(ids(settings, INTERACTIONS)) == len(some), "they are in the lake", 60)
+        wait_until(lambda: len(ids(settings, INTERACTIONS)) == len(some), "they are in the lake", PATIENCE_S)
         steps: list[str] = []
         bootstrap(settings, CONFIG, say=steps.append)
         port = free_port()
@@ -91,7 +92,10 @@ def test_traffic_goes_on_where_the_lake_ends(kept: Kept) -> None:
                 answers = traffic.send_due(producer)
                 assert answers.failures == []
                 served |= {one.request.request_id for one in answers.served}
+        found = {f.interaction_id for day in range(4) for f in live.audience.finds(CONFIG.history_days + day)
+                 if f.event_timestamp < traffic.clock}  # fmt: skip
         wait_until(lambda: served <= set(ids(kept.settings, IMPRESSIONS)), "the impressions are in the lake")
+        wait_until(lambda: found <= set(ids(kept.settings, INTERACTIONS)), "what users found alone is in the lake")
         return served, traffic.clock
 
     with FeedClient(kept.port) as client:

