@@ -1,9 +1,11 @@
 """MLflow on SQLite, for real: versions, aliases, verified copies, and life without the registry."""
 
+import os
 import shutil
 import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -11,6 +13,10 @@ from whiteboard.errors import ModelError, RegistryUnavailableError
 from whiteboard.manifest import MANIFEST
 from whiteboard.registry import CHALLENGER, CHAMPION, Registry, RunRecord, VersionRef
 from whiteboard.settings import Settings
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
 
 NAME = "toy"
 
@@ -116,6 +122,35 @@ def test_asking_for_the_champion_is_cheap_enough_to_do_each_second(settings: Set
     for _ in range(20):
         registry.champion(NAME)
     assert (time.process_time() - began) / 20 < 0.02
+
+
+def test_mlflow_is_asked_again_only_when_its_database_has_changed(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, registry, other = list[str](), Registry(settings), Registry(settings)
+    database, client = settings.mlflow_dir / "mlflow.db", type(registry._client)
+    ask = client.get_model_version_by_alias
+
+    def counted(self: "MlflowClient", name: str, alias: str) -> "ModelVersion":
+        asked.append(alias)
+        return ask(self, name, alias)
+
+    def versions() -> list[str]:
+        found = registry.champion(NAME), registry.challenger(NAME)
+        return [ref.version for ref in found if ref is not None]
+
+    monkeypatch.setattr(client, "get_model_version_by_alias", counted)
+    os.utime(database, (just_now := time.time() + 60, just_now))  # within one tick of its clock it may change again
+    assert versions() == versions() == ["1", "2"]
+    assert asked == [CHAMPION, CHALLENGER] * 2
+    os.utime(database, (0, 0))
+    assert versions() == versions() == ["1", "2"]
+    assert asked == [CHAMPION, CHALLENGER] * 3
+    other.set_alias(NAME, CHAMPION, "2")
+    assert versions() == ["2", "2"]
+    os.utime(database, (1, 1))
+    assert versions() == versions() == ["2", "2"]
+    assert asked == [CHAMPION, CHALLENGER] * 5
 
 
 def test_a_damaged_copy_is_fetched_again(settings: Settings) -> None:
