@@ -1,49 +1,37 @@
-"""What the machine itself does to a piece of work: how much longer than usual it takes now and then, nothing else on.
+"""Whether this machine runs at one speed, with nothing else on: the phases in which the same work takes longer.
 
-    .venv/bin/python -m bench.machine
+    .venv/bin/python -m bench.machine --seconds 20
 
-A loop of a fixed length, after a pause each, as a service works between requests. On a processor of one's own the
-longest takes little more than the median. Where a host shares its processors out, some take ten times as long, in CPU
-time too, and no latency measured there can be shorter: the other benchmarks print this line beside theirs.
+On a processor of one's own there are none. Where a host shares its processors or memory out there may be many, and no
+latency measured there can be shorter than they are (whiteboard/load/machine.py).
 """
 
 import time
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import numpy as np
 import typer
 from rich.console import Console
 
-ROUNDS = 20_000  # of the loop: some 2 to 4 ms
-PAUSE_S = 0.005
+from whiteboard.load.machine import Watch
 
 
-class Stretched(NamedTuple):
-    """How long the loop took, in milliseconds."""
-
-    p50_ms: float
-    p99_ms: float
-    max_ms: float
-
-    def __str__(self) -> str:
-        return f"a loop of {self.p50_ms:.1f} ms takes p99 {self.p99_ms:.1f} ms, at most {self.max_ms:.1f} ms"
-
-
-def stretched(seconds: float) -> Stretched:
-    """Works and pauses for so long."""
-    took, end = [], time.perf_counter() + seconds
-    while (began := time.perf_counter()) < end:
-        total = 0
-        for number in range(ROUNDS):
-            total += number * number
-        took.append(1e3 * (time.perf_counter() - began))
-        time.sleep(PAUSE_S)
-    return Stretched(float(np.median(took)), float(np.quantile(took, 0.99)), max(took))
+def slow(seconds: float) -> str:
+    """What there was in so many seconds."""
+    watch = Watch()
+    time.sleep(seconds)  # there is nothing to wait for
+    phases = np.array(watch.end()).reshape(-1, 2)
+    if not len(phases):
+        return f"no slow phase in {seconds:g} s"
+    lengths_ms = 1000 * (phases[:, 1] - phases[:, 0])
+    share = lengths_ms.sum() / 1000 / seconds
+    lengths = f"half of them of {np.median(lengths_ms):.0f} ms or more, the longest of {lengths_ms.max():.0f} ms"
+    return f"{len(phases)} slow phases in {seconds:g} s, {share:.1%} of the time; {lengths}"
 
 
-def main(seconds: Annotated[float, typer.Option(min=0.1)] = 10.0) -> None:
+def main(seconds: Annotated[float, typer.Option(min=1)] = 20.0) -> None:
     """Prints the line."""
-    Console().print(f"the machine by itself: {stretched(seconds)}")
+    Console().print(f"the machine by itself: {slow(seconds)}", soft_wrap=True)
 
 
 if __name__ == "__main__":

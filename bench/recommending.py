@@ -24,7 +24,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bench.machine import stretched
 from bench.stream import cpu_seconds
 from pipelines.recommendation.ranker import PARAMS
 from whiteboard.embedded import EmbeddedStack
@@ -32,6 +31,7 @@ from whiteboard.eventlog import EventProducer, create_topics
 from whiteboard.featurestore import FeatureStore
 from whiteboard.lake import Lake
 from whiteboard.load import Plan, run
+from whiteboard.load.report import machine
 from whiteboard.processes import free_port, url_answers, wait_until
 from whiteboard.recommendation.candidates import Retrieval
 from whiteboard.recommendation.decision import Policy
@@ -105,7 +105,6 @@ def main(
     feedback: Annotated[bool, typer.Option(help="each list is followed by its views and clicks")] = True,
 ) -> None:
     """Starts everything, sends requests, prints the tables."""
-    machine = stretched(5.0)
     start = (datetime.now(UTC) - timedelta(days=DAYS)).date()
     config = WorldConfig(users=users, items=items, start=start, days=DAYS, requests_per_user_day=0.3)
     with tempfile.TemporaryDirectory() as home, EmbeddedStack(Settings(home=Path(home))) as stack:
@@ -156,7 +155,7 @@ def main(
         table.add_row(what, value)
     console = Console()
     console.print(table)
-    console.print(f"the machine by itself: {machine}")
+    console.print(machine(result), soft_wrap=True)
     hops = Table("hop", "mean ms", title="by hop")
     for name, hop in counted:
         if name == "hop_seconds_sum":

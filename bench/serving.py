@@ -24,7 +24,7 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from bench.machine import stretched
+from bench.machine import slow
 from bench.stream import cpu_seconds
 from whiteboard.embedded import EmbeddedStack
 from whiteboard.eventlog import create_topics
@@ -149,7 +149,7 @@ def measured(pid: int, port: int, payments: Payments, connections: int, seconds:
 
 def main(seconds: Annotated[float, typer.Option(min=1, help="for each number of connections")] = 10.0) -> None:
     """Starts everything, sends payments, prints the table."""
-    machine = stretched(5.0)
+    machine = slow(10.0)
     columns = ("", "connections", "decisions/s", "p50 ms", "p95 ms", "p99 ms", "max ms", "failed", "CPU ms")
     table = Table(*columns, title="fraud service")
     with tempfile.TemporaryDirectory() as home, EmbeddedStack(Settings(home=Path(home))) as stack:

@@ -179,7 +179,7 @@ class _Test:
 
 def summary_table(result: "LoadResult") -> Table:
     """The figures of each kind of request, and of the generator."""
-    from whiteboard.load.report import milliseconds
+    from whiteboard.load.report import machine, milliseconds
 
     kinds = {kind: result.summary(kind) for kind in result.kinds}
     offered = "closed loop" if result.plan.rate is None else f"{result.plan.rate:,.0f} requests a second"
@@ -201,7 +201,8 @@ def summary_table(result: "LoadResult") -> Table:
     for name, cells in rows.items():
         table.add_row(name, *cells)
     cpu_us = 1e6 * result.cpu_s / max(len(result.records), 1)
-    table.caption = f"the generator used {cpu_us:.0f} µs of CPU a request; p99 of its own delay {result.lag_ms:.2f} ms"
+    generator = f"the generator used {cpu_us:.0f} µs of CPU a request; p99 of its own delay {result.lag_ms:.2f} ms"
+    table.caption = f"{generator}\n{machine(result)}"
     table.caption_justify = "left"
     return table
 

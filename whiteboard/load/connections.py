@@ -6,7 +6,6 @@ note(flight, OK, 200, body)       is called when it is over, whatever came of it
 """
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import cast
@@ -14,10 +13,8 @@ from urllib.parse import urlsplit
 
 import httptools
 
-from whiteboard.load.plan import Call
+from whiteboard.load.plan import Call, clock
 from whiteboard.load.result import CLOSED, GARBLED, OK, REFUSED, STATUS, TIMEOUT, UNANSWERED, UNSENT
-
-clock = time.monotonic  # the event loop's own, and the same in all processes of a machine
 
 
 class Flight:

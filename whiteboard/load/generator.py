@@ -13,8 +13,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from whiteboard.load.connections import Flight, Pool, clock
-from whiteboard.load.plan import Floats, Plan
+from whiteboard.load.connections import Flight, Pool
+from whiteboard.load.plan import Floats, Plan, clock
 from whiteboard.load.result import OK, REFUSED
 
 LOOK_S = 0.05  # between two looks at what has waited too long

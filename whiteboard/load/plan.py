@@ -4,6 +4,7 @@ plan = Plan("http://127.0.0.1:8001", traffic, rate=500, duration_s=30, arrivals=
 plan.schedule()     array([0.0013, 0.0021, 0.0058, …])   seconds from the start at which each request is due
 """
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from whiteboard.errors import LoadError
 
 Floats = NDArray[np.float64]
+clock = time.monotonic  # the event loop's own, and the same in all processes of a machine
 
 
 class Call(NamedTuple):

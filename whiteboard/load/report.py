@@ -81,6 +81,11 @@ def document(
                 "cpu_us_per_request": 1e6 * result.cpu_s / max(len(result.records), 1),
                 "lag_p99_ms": result.lag_ms,
             },
+            "machine": {
+                "slow_phases": [{"since_s": since, "until_s": until} for since, until in result.slow],
+                "slow_share": result.slow_share,
+                "undisturbed": summary_dict(Summary.of(result.undisturbed(), result.measured_s)),
+            },
             "percentiles": [
                 {"percentile": 100 * (1 - 10**-nines), "latency_ms": ms}
                 for nines, ms in percentile_points(_waits_ms(result.measured()))[::8]
@@ -142,7 +147,22 @@ def page(result: LoadResult, found: Sweep | None, numbers: Mapping[str, Any], bu
         rates=_rates(found) if found else "",
         percentiles=_percentiles(result, budget),
         seconds=_seconds(result),
+        machine=machine(result),
         json_name=json_name,
+    )
+
+
+def machine(result: LoadResult) -> str:
+    """What the machine did meanwhile, in a sentence."""
+    times = sum(until > result.plan.warm_up_s and since < result.elapsed_s for since, until in result.slow)
+    if not times:
+        return "the machine ran at its usual speed throughout"
+    calm = Summary.of(result.undisturbed(), result.measured_s)
+    share = calm.requests / max(len(result.measured()), 1)
+    return (
+        f"the machine ran at less than a third of its usual speed {times} times, {result.slow_share:.1%} of the time; "
+        f"the {share:.1%} of requests that met none of it: p50 {milliseconds(calm.p50_ms)}, "
+        f"p99 {milliseconds(calm.p99_ms)}"
     )
 
 

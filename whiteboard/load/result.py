@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from whiteboard.load.machine import Phases, met
 from whiteboard.load.plan import Floats, Plan
 
 # What became of a request; the first two were answered.
@@ -174,6 +175,7 @@ class LoadResult:
     elapsed_s: float  # of the schedule; less than the plan's if it was interrupted
     interrupted: bool
     cpu_s: float  # what the sending processes used
+    slow: Phases = ()  # when the machine itself was slow: from, until, in seconds from the start
 
     @property
     def measured_s(self) -> float:
@@ -194,6 +196,18 @@ class LoadResult:
     def summary(self, kind: str | None = None) -> Summary:
         """The figures after the warm-up of one kind; by default that of the schedule."""
         return Summary.of(self.measured(kind), self.measured_s)
+
+    def undisturbed(self, kind: str | None = None) -> Records:
+        """Those of `measured` that met no slow phase of the machine; what waited behind one that did is among them."""
+        records = self.measured(kind)
+        return records.where(~met(self.slow, records.due_s, records.due_s + records.latency_s))
+
+    @property
+    def slow_share(self) -> float:
+        """Share of the time after the warm-up in which the machine itself was slow."""
+        first, last = self.plan.warm_up_s, self.elapsed_s
+        slow_s = sum(max(0.0, min(until, last) - max(since, first)) for since, until in self.slow)
+        return slow_s / self.measured_s if self.measured_s else 0.0
 
     @property
     def lag_ms(self) -> float:

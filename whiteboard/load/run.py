@@ -20,9 +20,9 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from whiteboard.errors import LoadError
-from whiteboard.load.connections import clock
 from whiteboard.load.generator import Row
-from whiteboard.load.plan import Plan
+from whiteboard.load.machine import Watch
+from whiteboard.load.plan import Plan, clock
 from whiteboard.load.result import LoadResult, Records
 
 READY_TIMEOUT_S = 60.0  # an interpreter with numpy takes 0.3 s, and longer on a machine under load
@@ -48,6 +48,7 @@ class Load:
         self._counts: dict[Connection, tuple[int, int]] = {}
         self._ends: dict[Connection, tuple[list[Row], float, float]] = {}
         self._stopped_at: float | None = None
+        self._watch = Watch()
         try:
             for part in range(plan.processes):
                 self._spawn(part)
@@ -114,7 +115,8 @@ class Load:
         if interrupted:  # a process hears of it a little later, and has sent requests until then
             elapsed_s = max(0.0, (self._stopped_at or 0) - self._began, records.due_s.max(initial=0.0))
         cpu_s = sum(cpu_s for _, _, cpu_s in self._ends.values())
-        return LoadResult(self.plan, self.began_at, records, elapsed_s, interrupted, cpu_s)
+        slow = [(since - self._began, until - self._began) for since, until in self._watch.end()]
+        return LoadResult(self.plan, self.began_at, records, elapsed_s, interrupted, cpu_s, slow)
 
     def _spawn(self, part: int) -> None:
         ours, theirs = socket.socketpair()
@@ -142,6 +144,7 @@ class Load:
             child.wait()
         for pipe in self._pipes:
             pipe.close()
+        self._watch.kill()
 
 
 @contextmanager

@@ -9,8 +9,8 @@ import sys
 import time
 from multiprocessing.connection import Connection
 
-from whiteboard.load.connections import clock
 from whiteboard.load.generator import Generator, loop
+from whiteboard.load.plan import clock
 
 
 def serve(pipe: Connection) -> None:

@@ -16,8 +16,8 @@ from tests.conftest import WaitUntil
 from tests.unit.load.server import SLOW_S, Server
 from whiteboard.errors import LoadError
 from whiteboard.load import Call, Plan, Progress, Records, Repeated, run, start
-from whiteboard.load.connections import clock
 from whiteboard.load.generator import Generator
+from whiteboard.load.plan import clock
 
 
 @pytest.fixture
