@@ -2,7 +2,10 @@
 
 payments = FraudPayments.of(settings)
 payments.call(17).body
-    b'{"transaction_id":"load-9f3c-17","event_timestamp":"2026-08-07T10:28:00.4+00:00","customer_id":"c-12",…}'
+    b'{"transaction_id":"load-9f3c-17","event_timestamp":"2026-08-07T10:28:00.4+00:00","customer_id":"c-12-17",…}'
+
+Each card of the world stands for many, so that none pays more often than people do: 400 cards that pay 500 times a
+second all look stolen. Six of ten payments went to review then, and each of those is explained.
 """
 
 from collections.abc import Sequence
@@ -26,14 +29,16 @@ if TYPE_CHECKING:
 
 ROWS = 50_000  # of the world; the same pairs of card and terminal come again
 DRAWN = 1 << 17  # draws before the order repeats
+CARDS = 50_000  # with 500 payments a second of a world whose day takes five minutes, three a card and day
 
 
 @dataclass(frozen=True)
 class FraudPayments:
     """POST /v1/decisions, every time with a new transaction_id."""
 
-    tails: Sequence[bytes]  # of the bodies: customer, terminal, amount
+    rows: Sequence[tuple[str, bytes]]  # customer; the rest of the body: terminal and amount
     order: NDArray[np.intp]
+    copies: int  # cards for each customer
     clock: WorldClock
     hottest: float  # share of the payments at the most used terminal
     prefix: str = field(default_factory=lambda: f"load-{token_hex(3)}")
@@ -56,18 +61,19 @@ class FraudPayments:
     @classmethod
     def made_of(cls, rows: "pd.DataFrame", clock: WorldClock, *, skew: float = ZIPF, seed: int = 0) -> "FraudPayments":
         """Of payments with customer_id, terminal_id and amount; terminals are drawn with a Zipf exponent of `skew`."""
-        columns = rows[["customer_id", "terminal_id", "amount"]]
-        tails = [msgspec.json.encode(row)[1:] for row in columns.to_dict("records")]
-        terminals = rows["terminal_id"].tolist()
+        customers, terminals = rows["customer_id"].tolist(), rows["terminal_id"].tolist()
+        rest = [msgspec.json.encode(row)[1:] for row in rows[["terminal_id", "amount"]].to_dict("records")]
         order = skewed(terminals, skew, DRAWN, seed)
-        return cls(tails, order, clock, hottest_share(terminals, order))
+        copies = -(-CARDS // len(set(customers)))
+        return cls(list(zip(customers, rest, strict=True)), order, copies, clock, hottest_share(terminals, order))
 
     def call(self, number: int) -> Call:
         """The payment number `number`; its key is the transaction_id."""
         key = f"{self.prefix}-{number}"
-        head = f'{{"transaction_id":"{key}","event_timestamp":"{self.clock.now().isoformat()}",'
-        tail = self.tails[self.order[number % DRAWN]]
-        return Call("POST", "/v1/decisions", head.encode() + tail, key, self.kind)
+        customer, rest = self.rows[self.order[number % DRAWN]]
+        card = f"{customer}-{copy}" if (copy := number % self.copies) else customer
+        about = {"transaction_id": key, "event_timestamp": self.clock.now().isoformat(), "customer_id": card}
+        return Call("POST", "/v1/decisions", msgspec.json.encode(about)[:-1] + b"," + rest, key, self.kind)
 
     def follow_up(self, call: Call, body: bytes) -> Call | None:
         """Nothing: a gateway acts on the decision elsewhere."""
