@@ -165,6 +165,7 @@ class _Test:
         from whiteboard.load.report import write
 
         self.console.print(summary_table(result))
+        self.console.print(circumstances(result), highlight=False)
         if result.interrupted or (found and found.interrupted):
             self.console.print("interrupted: these are the results so far")
         name = f"{self.system}-{datetime.now(UTC):%Y%m%dT%H%M%S}"
@@ -178,8 +179,8 @@ class _Test:
 
 
 def summary_table(result: "LoadResult") -> Table:
-    """The figures of each kind of request, and of the generator."""
-    from whiteboard.load.report import machine, milliseconds
+    """The figures of each kind of request."""
+    from whiteboard.load.report import milliseconds
 
     kinds = {kind: result.summary(kind) for kind in result.kinds}
     offered = "closed loop" if result.plan.rate is None else f"{result.plan.rate:,.0f} requests a second"
@@ -200,11 +201,16 @@ def summary_table(result: "LoadResult") -> Table:
     }
     for name, cells in rows.items():
         table.add_row(name, *cells)
+    return table
+
+
+def circumstances(result: "LoadResult") -> str:
+    """What the generator and the machine had to do with the figures."""
+    from whiteboard.load.report import machine
+
     cpu_us = 1e6 * result.cpu_s / max(len(result.records), 1)
     generator = f"the generator used {cpu_us:.0f} µs of CPU a request; p99 of its own delay {result.lag_ms:.2f} ms"
-    table.caption = f"{generator}\n{machine(result)}"
-    table.caption_justify = "left"
-    return table
+    return f"{generator}\n{machine(result)}"
 
 
 def _traffic(system: str, settings: "Settings", skew: float, seed: int) -> "tuple[Traffic, dict[str, str]]":
