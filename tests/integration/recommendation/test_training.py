@@ -130,7 +130,8 @@ def test_a_rows_features_are_those_that_the_service_would_have_computed(
 
 def test_what_happens_later_changes_nothing_in_an_earlier_set(lived: tuple[Settings, World], tmp_path: Path) -> None:
     """Built as of a day, from a lake that goes on and from one that ends there; also the scores of the sources."""
-    ended = pd.Timestamp(START + timedelta(days=DAYS - 4), tz="UTC").to_pydatetime()
+    midnight = pd.Timestamp(START + timedelta(days=DAYS - 4), tz="UTC").to_pydatetime()
+    ended = midnight - timedelta(microseconds=1)  # new items are listed at midnight
     ends_there, world = lived_in(tmp_path, WORLD, DAYS - 4)
     assert world.interactions["event_timestamp"].max() < ended
     assert build(lived[0], ended, RETRIEVAL).fingerprint == build(ends_there, config=RETRIEVAL).fingerprint
