@@ -134,7 +134,10 @@ def test_what_happens_later_changes_nothing_in_an_earlier_set(lived: tuple[Setti
     ended = midnight - timedelta(microseconds=1)  # new items are listed at midnight
     ends_there, world = lived_in(tmp_path, WORLD, DAYS - 4)
     assert world.interactions["event_timestamp"].max() < ended
-    assert build(lived[0], ended, RETRIEVAL).fingerprint == build(ends_there, config=RETRIEVAL).fingerprint
+    goes_on, ends = build(lived[0], ended, RETRIEVAL), build(ends_there, config=RETRIEVAL)
+    assert goes_on.fingerprint == ends.fingerprint
+    pd.testing.assert_frame_equal(goes_on.interactions, ends.interactions)  # what the sources are fitted on
+    pd.testing.assert_frame_equal(goes_on.items, ends.items)
 
 
 def test_before_anything_was_shown_there_is_nothing_to_learn_from(lived: tuple[Settings, World]) -> None:
