@@ -161,7 +161,7 @@ def test_request_whose_replica_is_gone_is_answered_by_another() -> None:
     with serving() as port, Traffic([free_port(), port], asks(), rate=100) as traffic:
         assert traffic.until(lambda: len(traffic.replies) >= 10, 10) is not None
     assert all(r.ok and r.replica == 1 for r in traffic.replies)
-    assert max(r.tries for r in traffic.replies) == 2
+    assert max(r.tries for r in traffic.replies) >= 2
 
 
 def test_nothing_is_sent_during_a_rest() -> None:
