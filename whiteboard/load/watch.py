@@ -5,6 +5,7 @@ out  the slow phases, as JSON, at its end
 """
 
 import json
+import os
 import select
 import sys
 import time
@@ -42,4 +43,8 @@ def _told(seconds: float) -> bool:
 
 
 if __name__ == "__main__":
-    print(json.dumps(observe(_told, _work)), flush=True)
+    found = json.dumps(observe(_told, _work))
+    try:
+        print(found, flush=True)
+    except BrokenPipeError:
+        os._exit(1)  # whoever asked is gone; an orderly end would try to write once more
