@@ -125,7 +125,9 @@ def up(
     from whiteboard.embedded import EmbeddedStack
     from whiteboard.eventlog import create_topics
     from whiteboard.featurestore import FeatureStore
+    from whiteboard.fraud.routes import ROUTES as FRAUD
     from whiteboard.processes import free_port, url_answers
+    from whiteboard.recommendation.routes import ROUTES as RECOMMENDATION
     from whiteboard.registry import Registry
     from whiteboard.settings import Settings
 
@@ -136,7 +138,8 @@ def up(
         with console.status("starting"):
             settings = stack.start_broker()
             create_topics(settings)
-            FeatureStore.apply(settings)
+            routes = {"fraud": FRAUD, "recommendation": RECOMMENDATION}[system]
+            FeatureStore.apply(settings).rows(*(route.view for route in routes.folded))  # or an error that says why
             Registry(settings).prepare()
             for number in range(1, workers + 1):
                 metrics = free_port()
