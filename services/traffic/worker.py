@@ -18,6 +18,7 @@ from whiteboard.eventlog import EventProducer
 from whiteboard.fraud.events import SCHEMAS as FRAUD_SCHEMAS
 from whiteboard.fraud.traffic import DecisionClient
 from whiteboard.logs import configure_logging
+from whiteboard.processes import give_way
 from whiteboard.pseudonyms import pseudonyms
 from whiteboard.recommendation.events import SCHEMAS
 from whiteboard.recommendation.traffic import FeedClient
@@ -36,6 +37,7 @@ def main(
     host: Annotated[str, typer.Option(help="address of the metrics port")] = "127.0.0.1",
 ) -> None:
     """Sends traffic until SIGTERM."""
+    give_way()
     stop, settings, target = threading.Event(), Settings(), urlsplit(url)
     configure_logging("traffic", pseudonyms(settings))
     for number in (signal.SIGTERM, signal.SIGINT):
