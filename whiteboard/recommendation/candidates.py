@@ -48,7 +48,7 @@ EXACT_UP_TO = 20_000
 
 @dataclass(frozen=True)
 class RetrievalConfig:
-    """Hyper-parameters; those of the models won the validation of `backtest --movielens --split temporal-user`.
+    """Hyper-parameters; the models' won the validation of `backtest --movielens latest-small --split temporal-user`.
 
     A backtest's result names those that win on other data ("hyper_parameters", "als_share").
     `quotas` are how many candidates each source may propose; together they fill `k` of a request.

@@ -208,8 +208,8 @@ def backtest(
     interactions: InteractionsFile = None,
     items: ItemsFile = None,
     movielens: Annotated[
-        bool, typer.Option("--movielens", help="the ratings in the extra 'movielens' instead of a file")
-    ] = False,
+        str | None, typer.Option(help="100k or latest-small: ratings out of the extra 'movielens' instead of a file")
+    ] = None,
     split: Annotated[str, typer.Option(help="random (by item), temporal-user or temporal")] = "random",
     test_fraction: Annotated[float, typer.Option(min=0.01, max=0.9)] = 0.25,
     k: Annotated[int, typer.Option(min=1, help="length of the lists")] = 10,
@@ -232,13 +232,18 @@ def backtest(
     Console().print(f"{result['ships']} ships; full result in {out}, {result['seconds']:.0f} s")
 
 
-def _data(interactions: Path | None, items: Path | None, movielens: bool) -> "tuple[pd.DataFrame, pd.DataFrame | None]":
-    if movielens == (interactions is not None):
-        raise typer.BadParameter("give either --interactions FILE or --movielens")
-    if interactions is None:
-        from pipelines.recommendation.movielens import load
+def _data(
+    interactions: Path | None, items: Path | None, movielens: str | None
+) -> "tuple[pd.DataFrame, pd.DataFrame | None]":
+    if (movielens is None) == (interactions is None):
+        raise typer.BadParameter("give either --interactions FILE or --movielens SAMPLE")
+    if movielens is not None:
+        from pipelines.recommendation.movielens import SAMPLES, load
 
-        return load()
+        if movielens not in SAMPLES:
+            raise typer.BadParameter(f"--movielens: {movielens!r} is none of {', '.join(SAMPLES)}")
+        return load(movielens)
+    assert interactions is not None
     from whiteboard.recommendation.ingest import read_interactions, read_items
 
     catalogue = read_items(items) if items else None
