@@ -15,7 +15,7 @@ from msgspec import Struct
 from pipelines.fraud.bootstrap import bootstrap
 from services.traffic.fraud import FraudTraffic
 from tests.conftest import PATIENCE_S
-from whiteboard.embedded import EmbeddedStack
+from whiteboard.embedded import EmbeddedStack, running
 from whiteboard.eventlog import EventProducer, create_topics
 from whiteboard.featurestore import FeatureStore
 from whiteboard.fraud.events import DECISIONS, LABELS, SCHEMAS, TRANSACTIONS, Decision, Label, Transaction
@@ -70,6 +70,19 @@ def test_interrupted_bootstrap_goes_on_and_sends_nothing_twice(kept: Kept) -> No
     known = labels[labels["event_timestamp"] < live.begins]
     assert [i for i in ids(kept.settings, TRANSACTIONS) if i.startswith("t-")] == sorted(live.history["transaction_id"])
     assert ids(kept.settings, LABELS) == sorted(known["transaction_id"])
+
+
+def test_what_no_request_waits_for_gives_way_to_the_service(kept: Kept) -> None:
+    stack = running(kept.settings)
+    assert stack is not None
+    listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,ni="], capture_output=True, text=True, check=True).stdout
+    processes = [tuple(map(int, line.split())) for line in listed.splitlines() if "-" not in line.split()]
+    nice = {pid: value for pid, _, value in processes}
+    service = stack["pids"]["fraud"]
+    forwarders = [pid for pid, parent, _ in processes if parent == service]
+    others = [pid for name, pid in stack["pids"].items() if name not in ("supervisor", "fraud")]
+    assert forwarders
+    assert all(nice[pid] >= min(19, nice[service] + 10) for pid in [*forwarders, *others])
 
 
 def test_bootstrap_with_a_champion_does_nothing(kept: Kept) -> None:
