@@ -235,19 +235,18 @@ def backtest(
 def _data(
     interactions: Path | None, items: Path | None, movielens: str | None
 ) -> "tuple[pd.DataFrame, pd.DataFrame | None]":
-    if (movielens is None) == (interactions is None):
+    if interactions is not None and movielens is None:
+        from whiteboard.recommendation.ingest import read_interactions, read_items
+
+        catalogue = read_items(items) if items else None
+        return read_interactions(interactions, catalogue), catalogue
+    if movielens is None or interactions is not None:
         raise typer.BadParameter("give either --interactions FILE or --movielens SAMPLE")
-    if movielens is not None:
-        from pipelines.recommendation.movielens import SAMPLES, load
+    from pipelines.recommendation.movielens import SAMPLES, load
 
-        if movielens not in SAMPLES:
-            raise typer.BadParameter(f"--movielens: {movielens!r} is none of {', '.join(SAMPLES)}")
-        return load(movielens)
-    assert interactions is not None
-    from whiteboard.recommendation.ingest import read_interactions, read_items
-
-    catalogue = read_items(items) if items else None
-    return read_interactions(interactions, catalogue), catalogue
+    if movielens not in SAMPLES:
+        raise typer.BadParameter(f"--movielens: {movielens!r} is none of {', '.join(SAMPLES)}")
+    return load(movielens)
 
 
 def _steps() -> "Steps[Any, Any]":
