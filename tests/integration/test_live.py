@@ -23,7 +23,7 @@ from whiteboard.fraud.ingest import ingest, labels_of
 from whiteboard.fraud.live import LiveConfig, LiveWorld
 from whiteboard.fraud.traffic import DecisionClient
 from whiteboard.lake import Lake, connect
-from whiteboard.processes import free_port, url_answers, wait_until
+from whiteboard.processes import GIVING_WAY, free_port, url_answers, wait_until
 from whiteboard.settings import Settings
 from whiteboard.smoke import Smoke
 
@@ -78,11 +78,10 @@ def test_what_no_request_waits_for_gives_way_to_the_service(kept: Kept) -> None:
     listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,ni="], capture_output=True, text=True, check=True).stdout
     processes = [tuple(map(int, line.split())) for line in listed.splitlines() if "-" not in line.split()]
     nice = {pid: value for pid, _, value in processes}
-    service = stack["pids"]["fraud"]
-    forwarders = [pid for pid, parent, _ in processes if parent == service]
+    forwarders = [pid for pid, parent, _ in processes if parent == stack["pids"]["fraud"]]
     others = [pid for name, pid in stack["pids"].items() if name not in ("supervisor", "fraud")]
     assert forwarders
-    assert all(nice[pid] >= min(19, nice[service] + 10) for pid in [*forwarders, *others])
+    assert all(nice[pid] >= GIVING_WAY for pid in [*forwarders, *others])
 
 
 def test_bootstrap_with_a_champion_does_nothing(kept: Kept) -> None:
