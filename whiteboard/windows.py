@@ -14,6 +14,7 @@ Online, an entity has one row: {watermark, newest event time, tiles}. An event i
 the row's watermark for its source partition, so replays and duplicates change nothing. The SQL is in windows_sql.py.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -33,7 +34,6 @@ LATENESS = DAY  # a request or an event may be this much older than the entity's
 
 Function = Literal["count", "sum", "mean", "std", "min", "max"]
 Partial = tuple[Literal["count", "sum", "squares", "min", "max"], str]
-Tile = list[int]
 Watermark = dict[str, tuple[int, dict[int, int]]]  # source topic → (epoch of the log, {partition: last offset})
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -127,7 +127,8 @@ class RunAge:
 
 
 Feature = WindowFeature | SinceLast | RunAge
-Hops = dict[int, dict[int, Tile]]  # hop → tile number → partials
+Tiles = list[list[int]]  # in columns, an entry a tile: their numbers, rising; then their counts, then other partials
+Hops = dict[int, Tiles]  # by hop; one without any tile is left out
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +175,7 @@ class Stream:
 
     @cached_property
     def partials(self) -> Mapping[int, tuple[Partial, ...]]:
-        """By hop: the partial aggregates that a tile keeps, the count first."""
+        """By hop: the partial aggregates that a tile keeps, the count first; they stand behind its number."""
         needed: dict[int, dict[Partial, None]] = {}
         for feature in self.features:
             match feature:
@@ -288,7 +289,7 @@ class EntityFold:
         if _drop_old(hops, stream, before, newest):
             for other in list(groups):
                 _drop_old(groups[other], stream, before, newest)
-                if not any(groups[other].values()):
+                if not groups[other]:
                     del groups[other]
 
     def values(self, row: Row, t: int) -> dict[str, float]:
@@ -342,19 +343,23 @@ def _add_to_tiles(hops: Hops, stream: Stream, values: Mapping[str, int], t: int,
     added = False
     for hop, kept, partials in stream.tiling:
         number = t // hop
-        tiles = hops.get(hop)
-        if tiles is None:
-            tiles = hops[hop] = {}
         if t < newest and number < newest // hop - kept:
             continue
         added = True
-        tile = tiles.get(number)
-        if tile is None:
-            tiles[number] = [1] + [_start(kind, values[name]) for kind, name in partials]
+        tiles = hops.get(hop)
+        if tiles is None:
+            tiles = hops[hop] = [[] for _ in range(2 + len(partials))]
+        numbers = tiles[0]
+        at = bisect_left(numbers, number)
+        if at < len(numbers) and numbers[at] == number:
+            tiles[1][at] += 1
+            for column, (kind, name) in zip(tiles[2:], partials, strict=True):
+                column[at] = _added(kind, column[at], values[name])
             continue
-        tile[0] += 1
-        if partials:
-            _add(tile, partials, values)
+        numbers.insert(at, number)
+        tiles[1].insert(at, 1)
+        for column, (kind, name) in zip(tiles[2:], partials, strict=True):
+            column.insert(at, values[name] ** 2 if kind == "squares" else values[name])
     return added
 
 
@@ -366,57 +371,50 @@ def _drop_old(hops: Hops, stream: Stream, before: int, newest: int) -> bool:
     for hop, kept, _ in stream.tiling:
         if (last := newest // hop) > before // hop and (tiles := hops.get(hop)) is not None:
             moved = True
-            if tiles and min(tiles) < last - kept:
-                for old in [number for number in tiles if number < last - kept]:
-                    del tiles[old]
+            if old := bisect_left(tiles[0], last - kept):
+                for column in tiles:
+                    del column[:old]
+                if not tiles[0]:
+                    del hops[hop]
     return moved
 
 
-def _start(kind: str, value: int) -> int:
-    return value * value if kind == "squares" else value
-
-
-def _add(tile: Tile, partials: tuple[Partial, ...], values: Mapping[str, int]) -> None:
-    """Adds to the partials that follow the count."""
-    for i, (kind, name) in enumerate(partials, 1):
-        value = values[name]
-        if kind == "sum":
-            tile[i] += value
-        elif kind == "squares":
-            tile[i] = min(_LARGEST, tile[i] + value * value)
-        elif kind == "min":
-            tile[i] = min(tile[i], value)
-        else:
-            tile[i] = max(tile[i], value)
+def _added(kind: str, partial: int, value: int) -> int:
+    if kind == "sum":
+        return partial + value
+    if kind == "squares":
+        return min(_LARGEST, partial + value * value)
+    return min(partial, value) if kind == "min" else max(partial, value)
 
 
 def _slots(stream: Stream, feature: Feature) -> tuple[int, ...]:
-    """Where in a tile the partials stand that `feature` needs beside the count."""
+    """In which columns of the tiles the partials stand that `feature` needs beside the count."""
     if isinstance(feature, SinceLast):
         return ()
     if isinstance(feature, RunAge):
         wanted = [("sum", feature.mark), ("sum", feature.stop)]
     else:
         wanted = [(kind, feature.measure) for kind in PARTIALS[feature.function]]
-    return tuple(stream.partials[feature.window.hop].index(partial) for partial in wanted)
+    return tuple(1 + stream.partials[feature.window.hop].index(partial) for partial in wanted)
 
 
 class _Reader:
-    """Reads all features of a stream from its tiles. What several features need, the tiles within a window, is
-    gathered once: it is most of the work."""
+    """Reads all features of a stream from its tiles; where a window begins and ends in them is looked up once for all
+    its features."""
 
     def __init__(self, stream: Stream) -> None:
         zero = ("count", "sum")
         counted = [isinstance(f, WindowFeature) and f.function in zero for f in stream.features]
         self._nothing = [0.0 if is_counted else nan for is_counted in counted]
         self._since = [(i, f.cap) for i, f in enumerate(stream.features) if isinstance(f, SinceLast)]
-        windowed: dict[Window, list[tuple[int, WindowFeature | RunAge, tuple[int, ...], int]]] = {}
+        windowed: dict[Window, list[tuple[int, Function | None, tuple[int, ...], int]]] = {}
         for i, feature in enumerate(stream.features):
             if not isinstance(feature, SinceLast):
+                function = feature.function if isinstance(feature, WindowFeature) else None  # None: a RunAge
                 measure = feature.measure if isinstance(feature, WindowFeature) else ""
                 scale = stream.measure(measure).scale if measure else 1
-                windowed.setdefault(feature.window, []).append((i, feature, _slots(stream, feature), scale))
-        self._windowed = list(windowed.items())
+                windowed.setdefault(feature.window, []).append((i, function, _slots(stream, feature), scale))
+        self._windowed = [(window.length, window.hop, features) for window, features in windowed.items()]
 
     def read(self, hops: Hops | None, newest: int | None, t: int) -> list[float]:
         """The values at time `t` (µs), in the stream's order."""
@@ -425,41 +423,37 @@ class _Reader:
             values[i] = (cap if newest is None else min(max(t - newest, 0), cap)) / SECOND
         if not hops:
             return values
-        for window, features in self._windowed:
-            first, last = window.tiles(t)
-            within = _within(hops.get(window.hop), first, last)
-            if not within:
+        for length, hop, features in self._windowed:
+            tiles = hops.get(hop)
+            if tiles is None:
                 continue
-            columns = list(zip(*within.values(), strict=True))
-            count = sum(columns[0])
-            for i, feature, slots, scale in features:
-                if isinstance(feature, RunAge):
-                    values[i] = _run_age(within, slots, first, last)
+            start, end = bisect_left(tiles[0], (t - length) // hop), bisect_right(tiles[0], t // hop)
+            if start >= end:
+                continue
+            count = sum(tiles[1][start:end])
+            for i, function, slots, scale in features:
+                if function == "count":
+                    values[i] = float(count)
+                elif function is None:
+                    values[i] = _run_age(tiles, slots, start, end, t // hop)
                 else:
-                    values[i] = _aggregate(feature.function, count, [columns[slot] for slot in slots], scale)
+                    values[i] = _aggregate(function, count, [tiles[slot][start:end] for slot in slots], scale)
         return values
 
 
-def _within(tiles: dict[int, Tile] | None, first: int, last: int) -> dict[int, Tile]:
-    """The tiles from `first` to `last`, by whichever is less: the window's numbers or the tiles that there are."""
-    if not tiles:
-        return {}
-    if last - first < len(tiles):
-        return {n: tiles[n] for n in range(first, last + 1) if n in tiles}
-    return {n: tile for n, tile in tiles.items() if first <= n <= last}
+def _run_age(tiles: Tiles, slots: tuple[int, ...], start: int, end: int, last: int) -> float:
+    mark, stop = tiles[slots[0]], tiles[slots[1]]
+    began = None
+    for at in range(end - 1, start - 1, -1):
+        if stop[at]:
+            break
+        if mark[at]:
+            began = tiles[0][at]
+    return nan if began is None else float(last - began)
 
 
-def _run_age(tiles: Mapping[int, Tile], slots: tuple[int, ...], first: int, last: int) -> float:
-    mark, stop = slots
-    last_stop = max((number for number, tile in tiles.items() if tile[stop]), default=first - 1)
-    start = min((number for number, tile in tiles.items() if tile[mark] and number > last_stop), default=None)
-    return nan if start is None else float(last - start)
-
-
-def _aggregate(function: Function, count: int, columns: Sequence[tuple[int, ...]], scale: int) -> float:
+def _aggregate(function: Function, count: int, columns: Sequence[list[int]], scale: int) -> float:
     """`function` of the `count` events of at least one tile; `columns` are the partials that it needs."""
-    if function == "count":
-        return float(count)
     if function == "sum":
         return sum(columns[0]) / scale
     if function == "mean":

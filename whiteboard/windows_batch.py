@@ -50,9 +50,8 @@ class BatchWindows:
         """The row's tiles as arrays."""
         arrays = []
         for name, hop, width in self._places:
-            tiles = row.tiles.get(name, {}).get(hop, {})
-            flat = [number for at, tile in tiles.items() for number in (at, *tile)]
-            arrays.append(np.array(flat, dtype=np.int64).reshape(len(tiles), width))
+            columns = row.tiles.get(name, {}).get(hop) or [[]] * width
+            arrays.append(np.array(columns, dtype=np.int64).T)
         return Tiles(row.newest, tuple(arrays))
 
     def values(self, rows: Sequence[Tiles], t: int) -> NDArray[np.float64]:

@@ -144,7 +144,7 @@ def by_definition(fold: EntityFold, state: bytes | None, t: int) -> Iterator[tup
             hop, partials = feature.window.hop, stream.partials[feature.window.hop]
             tiles = [
                 (number, dict(zip(partials, tile, strict=True)))
-                for number, tile in sorted(row.tiles.get(stream.name, {}).get(hop, {}).items())
+                for number, *tile in zip(*row.tiles.get(stream.name, {}).get(hop, []), strict=True)
                 if (t - feature.window.length) // hop <= number <= t // hop
             ]
             if isinstance(feature, RunAge):
