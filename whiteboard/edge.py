@@ -15,12 +15,11 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from typing import Any, NamedTuple
 
-from prometheus_client import Counter, Histogram
-
 from whiteboard.admission import Admission
 from whiteboard.apikeys import OPEN, Gate
 from whiteboard.limits import Receive, receive_body
 from whiteboard.problems import PROBLEM, ProblemError, encoded
+from whiteboard.telemetry import LoopCounter, LoopHistogram
 
 log = logging.getLogger("whiteboard")
 
@@ -30,8 +29,8 @@ Scope = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-REQUESTS = Counter("whiteboard_http_requests", "requests answered", ["system", "route", "status"])
-SECONDS = Histogram(
+REQUESTS = LoopCounter("whiteboard_http_requests", "requests answered", ["system", "route", "status"])
+SECONDS = LoopHistogram(
     "whiteboard_http_request_seconds",
     "time from the request's head to the answer's end",
     ["system", "route"],
@@ -63,8 +62,8 @@ class Edge:
     ) -> None:
         self._app, self._system, self._gate = app, system, gate
         self.admission, self.direct = admission, direct
-        self._counters: dict[tuple[str, int], Counter] = {}  # looking a label up costs as much as counting
-        self._timers: dict[str, Histogram] = {}
+        self._counters: dict[tuple[str, int], LoopCounter] = {}  # looking a label up costs as much as counting
+        self._timers: dict[str, LoopHistogram] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one ASGI connection."""

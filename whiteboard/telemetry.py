@@ -9,10 +9,39 @@ whiteboard_model_version{alias="champion",system="fraud"} 3.0
 whiteboard_model_info{alias="champion",system="fraud",version="3"} 1.0
 """
 
-from prometheus_client import Gauge, Info, start_http_server
+from bisect import bisect_left
+
+from prometheus_client import Counter, Gauge, Histogram, Info, start_http_server
+from prometheus_client.values import MutexValue, ValueClass
 
 READY = Gauge("whiteboard_ready", "1 once the process does its work")
 BEAT = Gauge("whiteboard_beat_timestamp_seconds", "Unix time at which the process's main loop last came round")
+
+
+_IN_MEMORY = ValueClass is MutexValue  # else in files that several processes share
+
+
+class LoopCounter(Counter):
+    """A counter that one thread alone counts with: an event loop's, without lock and checks in a third of the time."""
+
+    def inc(self, amount: float = 1, exemplar: dict[str, str] | None = None) -> None:
+        """Adds `amount`, which is not negative."""
+        if _IN_MEMORY and exemplar is None:
+            self._value._value += amount
+        else:
+            super().inc(amount, exemplar)
+
+
+class LoopHistogram(Histogram):
+    """A histogram that one thread alone observes with, as LoopCounter counts; a request has eight observations."""
+
+    def observe(self, amount: float, exemplar: dict[str, str] | None = None) -> None:
+        """Observes `amount`, which is a number."""
+        if _IN_MEMORY and exemplar is None:
+            self._sum._value += amount
+            self._buckets[bisect_left(self._upper_bounds, amount)]._value += 1
+        else:
+            super().observe(amount, exemplar)
 
 
 class VersionGauge:

@@ -169,11 +169,6 @@ class Stream:
     recent: Recent | None = None
 
     @cached_property
-    def names(self) -> tuple[str, ...]:
-        """The features' names, in order."""
-        return tuple(f.name for f in self.features)
-
-    @cached_property
     def partials(self) -> Mapping[int, tuple[Partial, ...]]:
         """By hop: the partial aggregates that a tile keeps, the count first; they stand behind its number."""
         needed: dict[int, dict[Partial, None]] = {}
@@ -228,8 +223,9 @@ class EntityFold:
         self.streams = tuple(streams)
         self._by_topic = {s.topic: tuple(x for x in streams if x.topic == s.topic) for s in streams}
         self._readers = {s.name: _Reader(s) for s in streams}
-        self._plain = tuple(s for s in streams if s.group is None)
-        self.features = tuple(f.name for s in self._plain for f in s.features)
+        plain = [s for s in streams if s.group is None]
+        self._plain = [(s.name, self._readers[s.name]) for s in plain]
+        self.features = tuple(f.name for s in plain for f in s.features)
 
     @staticmethod
     def encode(row: Row) -> bytes:
@@ -298,13 +294,10 @@ class EntityFold:
         Raises LateEventError when `t` is more than LATENESS before the entity's newest event: its tiles are gone.
         """
         self.check(row.newest, t)
-        values: dict[str, float] = {}
-        for stream in self._plain:
-            found = self._readers[stream.name].read(
-                row.tiles.get(stream.name), row.newest_by_stream.get(stream.name), t
-            )
-            values.update(zip(stream.names, found, strict=True))
-        return values
+        found: list[float] = []
+        for name, reader in self._plain:
+            found += reader.read(row.tiles.get(name), row.newest_by_stream.get(name), t)
+        return dict(zip(self.features, found, strict=True))
 
     def by_group(self, row: Row, stream: Stream, t: int) -> dict[str, tuple[float, ...]]:
         """The values at time `t` (µs) of a grouped stream's features, for each group in the row; may be all 0.
@@ -407,13 +400,15 @@ class _Reader:
         counted = [isinstance(f, WindowFeature) and f.function in zero for f in stream.features]
         self._nothing = [0.0 if is_counted else nan for is_counted in counted]
         self._since = [(i, f.cap) for i, f in enumerate(stream.features) if isinstance(f, SinceLast)]
-        windowed: dict[Window, list[tuple[int, Function | None, tuple[int, ...], int]]] = {}
+        # By window: where the value goes, its function (None: a RunAge), the columns that it reads, its scale.
+        windowed: dict[Window, list[tuple[int, Function | None, int, int, int]]] = {}
         for i, feature in enumerate(stream.features):
             if not isinstance(feature, SinceLast):
-                function = feature.function if isinstance(feature, WindowFeature) else None  # None: a RunAge
+                function = feature.function if isinstance(feature, WindowFeature) else None
                 measure = feature.measure if isinstance(feature, WindowFeature) else ""
                 scale = stream.measure(measure).scale if measure else 1
-                windowed.setdefault(feature.window, []).append((i, function, _slots(stream, feature), scale))
+                first, second = (*_slots(stream, feature), 0, 0)[:2]
+                windowed.setdefault(feature.window, []).append((i, function, first, second, scale))
         self._windowed = [(window.length, window.hop, features) for window, features in windowed.items()]
 
     def read(self, hops: Hops | None, newest: int | None, t: int) -> list[float]:
@@ -431,18 +426,26 @@ class _Reader:
             if start >= end:
                 continue
             count = sum(tiles[1][start:end])
-            for i, function, slots, scale in features:
+            for i, function, first, second, scale in features:
                 if function == "count":
                     values[i] = float(count)
+                elif function == "mean":
+                    values[i] = sum(tiles[first][start:end]) / (count * scale)
+                elif function == "sum":
+                    values[i] = sum(tiles[first][start:end]) / scale
+                elif function == "std":
+                    total, squares = sum(tiles[first][start:end]), sum(tiles[second][start:end])
+                    values[i] = sqrt(max(0, count * squares - total * total)) / (count * scale)
                 elif function is None:
-                    values[i] = _run_age(tiles, slots, start, end, t // hop)
+                    values[i] = _run_age(tiles, first, second, start, end, t // hop)
                 else:
-                    values[i] = _aggregate(function, count, [tiles[slot][start:end] for slot in slots], scale)
+                    extreme = min if function == "min" else max
+                    values[i] = extreme(tiles[first][start:end]) / scale
         return values
 
 
-def _run_age(tiles: Tiles, slots: tuple[int, ...], start: int, end: int, last: int) -> float:
-    mark, stop = tiles[slots[0]], tiles[slots[1]]
+def _run_age(tiles: Tiles, marks: int, stops: int, start: int, end: int, last: int) -> float:
+    mark, stop = tiles[marks], tiles[stops]
     began = None
     for at in range(end - 1, start - 1, -1):
         if stop[at]:
@@ -450,15 +453,3 @@ def _run_age(tiles: Tiles, slots: tuple[int, ...], start: int, end: int, last: i
         if mark[at]:
             began = tiles[0][at]
     return nan if began is None else float(last - began)
-
-
-def _aggregate(function: Function, count: int, columns: Sequence[list[int]], scale: int) -> float:
-    """`function` of the `count` events of at least one tile; `columns` are the partials that it needs."""
-    if function == "sum":
-        return sum(columns[0]) / scale
-    if function == "mean":
-        return sum(columns[0]) / (count * scale)
-    if function == "std":
-        total, squares = sum(columns[0]), sum(columns[1])
-        return sqrt(max(0, count * squares - total * total)) / (count * scale)
-    return (min(columns[0]) if function == "min" else max(columns[0])) / scale

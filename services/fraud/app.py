@@ -18,7 +18,7 @@ import typer
 from fastapi import FastAPI
 
 from services.fraud.schemas import DecisionOut, TransactionIn, payment_of
-from services.fraud.service import FraudService, ReadRows
+from services.fraud.service import FraudService
 from whiteboard.edge import Reply
 from whiteboard.errors import ModelError
 from whiteboard.faults import injectable
@@ -35,6 +35,7 @@ from whiteboard.problems import problems
 from whiteboard.pseudonyms import pseudonyms
 from whiteboard.registry import CHALLENGER, CHAMPION, Registry
 from whiteboard.settings import Settings
+from whiteboard.staterows import RowReader
 from whiteboard.webapi import WebApp, create_app, taking
 from whiteboard.workers import become_supervisor, end_with_supervisor
 
@@ -49,9 +50,10 @@ def bootstrap(settings: Settings) -> FraudService:
     )
 
 
-def rows_reader(settings: Settings) -> ReadRows:
+def rows_reader(settings: Settings) -> RowReader:
     """Reads customers' and terminals' rows from the feature store. Raises FeatureStoreError if there is none yet."""
-    return injectable(settings, "online store", FeatureStore(settings).rows(CUSTOMER_VIEW, TERMINAL_VIEW).read)
+    rows = FeatureStore(settings).rows(CUSTOMER_VIEW, TERMINAL_VIEW)
+    return RowReader(injectable(settings, "online store", rows.read), waits=rows.waits or settings.faults)
 
 
 def load_model(directory: Path) -> FraudModel:

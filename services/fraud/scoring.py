@@ -9,12 +9,11 @@ entities as if never seen, and a rule on the amount instead of a model.
 
 import logging
 import time
-from dataclasses import dataclass
 from math import isnan
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter
 
 from whiteboard.fraud.decision import Outcome, decide
 from whiteboard.fraud.events import Decision, Transaction
@@ -22,18 +21,21 @@ from whiteboard.fraud.features import LARGE_AMOUNT, States
 from whiteboard.fraud.model import FraudModel
 from whiteboard.hotswap import Loaded
 from whiteboard.registry import CHALLENGER, CHAMPION
+from whiteboard.telemetry import LoopCounter, LoopHistogram
 from whiteboard.windows import micros
 
 log = logging.getLogger("fraud")
 
-HOP_SECONDS = Histogram(
+HOP_SECONDS = LoopHistogram(
     "whiteboard_fraud_hop_seconds",
     "time within a decision",
     ["hop"],
     buckets=(0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1),
 )
-DECISIONS = Counter("whiteboard_fraud_decisions", "decisions made, by what they were based on", ["decision", "basis"])
-PROBABILITY = Histogram(
+DECISIONS = LoopCounter(
+    "whiteboard_fraud_decisions", "decisions made, by what they were based on", ["decision", "basis"]
+)
+PROBABILITY = LoopHistogram(
     "whiteboard_fraud_probability",
     "fraud probability of decisions",
     ["alias"],
@@ -56,8 +58,7 @@ Basis = Literal["current", "cached", "default"]
 Model = Loaded[FraudModel]
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
+class Rows(NamedTuple):
     """The two rows of the feature store (None: never seen), and whether they are what the store holds now.
 
     `cached` rows were read a while ago; `default` ones are none at all, because the store could not be asked.
@@ -68,8 +69,7 @@ class Rows:
     basis: Basis
 
 
-@dataclass(frozen=True, slots=True)
-class _Verdict:
+class _Verdict(NamedTuple):
     version: str
     probability: float
     outcome: Outcome
@@ -110,7 +110,7 @@ def score(
         challenger_probability=shadow,
         degraded=verdict.version == RULES or basis != "current",
         reasons=reasons,
-        features={name: None if isnan(value) else value for name, value in values.items()},  # NaN is no JSON
+        features=_without_nan(values),
         watermarks=states.watermarks(),
         latency_ms=round((explained - started) * 1000, 3),
     )
@@ -129,6 +129,13 @@ def _features(transaction: Transaction, rows: Rows) -> tuple[Basis, States, dict
     return rows.basis, states, states.values(amount, t_us)
 
 
+def _without_nan(values: dict[str, float]) -> dict[str, float | None]:
+    """JSON has none."""
+    if not isnan(sum(values.values())):  # nearly always
+        return {**values}
+    return {name: None if isnan(value) else value for name, value in values.items()}
+
+
 def _verdict(
     transaction: Transaction, champion: Model | None, values: dict[str, float], exploration: float
 ) -> _Verdict:
@@ -144,7 +151,7 @@ def _verdict(
 def _probability(alias: str, loaded: Model, values: dict[str, float]) -> float | None:
     """The model's probability; None, counted, if it fails: that must not become the client's problem."""
     try:
-        probability = loaded.model.predict_one([values[name] for name in loaded.model.features])
+        probability = loaded.model.predict_one(list(map(values.__getitem__, loaded.model.features)))
         _SAID[alias].observe(probability)
         return probability
     except Exception:  # whatever a model of another version may raise

@@ -1,6 +1,6 @@
 """One fraud service's state: feature rows, models, the way to the event log, and what was decided lately.
 
-    service = FraudService(settings, models=…, outbox=…, connect=lambda: store_reader(settings))
+    service = FraudService(settings, models=…, outbox=…, connect=lambda: rows_reader(settings))
     await asyncio.to_thread(service.start)
     answer = await service.decide(payment, trace="4bf92f35")
     answer.body     b'{"transaction_id":"t-000017","decision":"approve",…}'
@@ -32,17 +32,15 @@ from whiteboard.fraud.privacy import CUSTOMER
 from whiteboard.fraud.routes import CUSTOMER_VIEW, TERMINAL_VIEW
 from whiteboard.hotswap import HotSwap
 from whiteboard.lake import Lake, connect
-from whiteboard.logs import logged
+from whiteboard.logs import logged, tell
 from whiteboard.outbox import Outbox
 from whiteboard.problems import ProblemError
 from whiteboard.resilience import Guard, Recent
 from whiteboard.settings import Settings
-from whiteboard.staterows import Key
+from whiteboard.staterows import Key, RowReader
 from whiteboard.telemetry import BEAT
 
 log = logging.getLogger("fraud")
-
-ReadRows = Callable[[Sequence[Key]], Sequence[bytes | None]]  # [(view, entity id), …] → their rows
 
 REMEMBERED = 100_000  # decisions kept for retries: minutes at full load, hours at the demo's; some 80 MB
 DAYS_REMEMBERED = 7  # event days with decisions: who retries a payment does it within hours
@@ -52,8 +50,9 @@ NO_ROOM = "the spool to the event log takes no more events for now; nothing was 
 ANSWERED = tuple(DecisionOut.model_fields)
 _encode = msgspec.json.Encoder().encode
 _told = attrgetter(*ANSWERED)
-_HOPS = {hop: HOP_SECONDS.labels(hop) for hop in ("features", "model", "explanation", "produce")}
 LOGGED = ("transaction_id", "decision", "model_version", "degraded", "latency_ms")
+_logged = attrgetter(*LOGGED)
+_HOPS = {hop: HOP_SECONDS.labels(hop) for hop in ("features", "model", "explanation", "produce")}
 
 
 class Answer(NamedTuple):
@@ -71,11 +70,11 @@ class FraudService:
     """
 
     def __init__(
-        self, settings: Settings, *, models: HotSwap[FraudModel], outbox: Outbox, connect: Callable[[], ReadRows]
+        self, settings: Settings, *, models: HotSwap[FraudModel], outbox: Outbox, connect: Callable[[], RowReader]
     ) -> None:
         self.settings, self.models, self.outbox = settings, models, outbox
         self._connect = connect
-        self._read: ReadRows | None = None
+        self._reader: RowReader | None = None
         self._store_problem = ""
         self._store = Guard("feature store", self._ask, deadline_s=max(settings.deadline_ms / 1000 - SCORING_S, 0.001))
         self._rows: Recent[Key, bytes | None] = Recent(CACHED_ROWS)
@@ -95,9 +94,10 @@ class FraudService:
 
     def refresh(self) -> None:
         """Connects to a store that was missing; follows the registry, and erasures."""
-        if self._read is None:
+        if self._reader is None:
             try:
-                self._read = self._connect()
+                self._reader = self._connect()
+                self._store.waits = self._reader.waits
             except FeatureStoreError as error:
                 self._store_problem = str(error)
         self.models.refresh()
@@ -119,7 +119,7 @@ class FraudService:
         """What a sound decision needs and does not have, with the reason."""
         found = {
             "model": "" if self.models.champion else "no version has the alias @champion; train and promote one",
-            "feature store": self._store_problem if self._read is None else self._store.reason * self._store.open,
+            "feature store": self._store_problem if self._reader is None else self._store.reason * self._store.open,
             "event log": self.outbox.problem,
         }
         return {name: reason for name, reason in found.items() if reason}
@@ -171,14 +171,14 @@ class FraudService:
         for hop, seconds in hops.items():
             _HOPS[hop].observe(seconds)
         if logged(trace, self.settings.trace_log_share):
-            log.info("decided", extra={"trace": trace, **{name: getattr(decision, name) for name in LOGGED}})
+            tell(log, "decided", trace=trace, **dict(zip(LOGGED, _logged(decision), strict=True)))
         return Answer(body, hops)
 
     async def _read_rows(self, transaction: Transaction) -> Rows:
         """The current rows; those read last if the store does not answer in time; none if it was never read."""
         keys = (CUSTOMER_VIEW, transaction.customer_id), (TERMINAL_VIEW, transaction.terminal_id)
         try:
-            if self._read is None:
+            if self._reader is None:
                 raise DependencyError(self._store_problem)
             customer, terminal = await self._store.get(*keys)
         except DependencyError:  # told by the guard, once an outage
@@ -188,9 +188,9 @@ class FraudService:
         self._rows.put(keys[1], terminal)
         return Rows(customer, terminal, "current")
 
-    def _ask(self, keys: Sequence[Key]) -> Sequence[bytes | None]:  # in the guard's thread
-        assert self._read is not None
-        return self._read(keys)
+    def _ask(self, keys: Sequence[Key]) -> Sequence[bytes | None]:  # in the guard's thread, if it may have to wait
+        assert self._reader is not None
+        return self._reader.read(keys)
 
     def close(self) -> None:
         """Sends what still waits for the event log; what cannot be sent now stays in the spool."""

@@ -29,7 +29,7 @@ from whiteboard.errors import DependencyError, ExperimentError, FeatureStoreErro
 from whiteboard.events import Exposure
 from whiteboard.experiment import Experiments
 from whiteboard.hotswap import HotSwap, Loaded
-from whiteboard.logs import logged
+from whiteboard.logs import logged, tell
 from whiteboard.outbox import Outbox
 from whiteboard.problems import ProblemError
 from whiteboard.recommendation import ranking
@@ -338,7 +338,7 @@ class RecommendationService:
         if logged(impression.request_id, self.settings.trace_log_share):
             about = ("request_id", "user_id", "model_version", "arm", "degraded", "latency_ms")
             extra = {name: getattr(impression, name) for name in about}
-            log.info("recommended", extra={"trace": impression.request_id, **extra})
+            tell(log, "recommended", trace=impression.request_id, **extra)
         told = ("request_id", "user_id", "model_version", "experiment", "arm", "degraded", "latency_ms")
         return msgspec.json.encode({"items": items} | {name: getattr(impression, name) for name in told})
 

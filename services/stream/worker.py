@@ -35,7 +35,7 @@ from whiteboard.fraud.privacy import CUSTOMER
 from whiteboard.fraud.routes import ROUTES as FRAUD
 from whiteboard.lake import Lake
 from whiteboard.lakesink import LakeSink
-from whiteboard.logs import configure_logging, logged
+from whiteboard.logs import configure_logging, logged, tell
 from whiteboard.processes import collect_rarely, give_way
 from whiteboard.pseudonyms import pseudonyms
 from whiteboard.recommendation.privacy import USER
@@ -200,7 +200,7 @@ class StreamWorker:
             freshness.observe(now_s - record.created_us / 1e6)
             if logged(record.trace, self._settings.trace_log_share):
                 at = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
-                log.info("pushed", extra={"trace": record.trace, **at, "view": view, "entity": entity})
+                tell(log, "pushed", trace=record.trace, **at, view=view, entity=entity)
 
     def _source(self, record: Record) -> tuple[str, int, int, int]:
         """Where the event was first written: a re-keyed record says so in its headers."""

@@ -30,6 +30,7 @@ from whiteboard.fraud.reasons import Reason
 from whiteboard.hotswap import Loaded
 from whiteboard.outbox import Outbox
 from whiteboard.settings import Settings
+from whiteboard.staterows import RowReader
 
 AT = datetime(2026, 1, 31, 8, 15, tzinfo=UTC)
 
@@ -110,7 +111,7 @@ class Api:
     def _connect(self) -> Any:
         if not self.store_ready:
             raise FeatureStoreError("no registry; run `whiteboard apply`")
-        return self.store.read
+        return RowReader(self.store.read, waits=True)
 
     def call(self, *requests: tuple[str, str, Any], headers: dict[str, str] | None = None) -> list[httpx.Response]:
         """The answers to requests that are all under way at the same time."""

@@ -28,6 +28,7 @@ from whiteboard.outbox import Outbox
 from whiteboard.processes import free_port
 from whiteboard.recommendation.events import SCHEMAS
 from whiteboard.settings import Settings
+from whiteboard.staterows import RowReader
 from whiteboard.webapi import WebApp
 
 EXAMPLES = 40  # of an operation and phase
@@ -56,7 +57,7 @@ def fraud(settings: Settings) -> WebApp:
         settings,
         models=NoModels(),  # type: ignore[arg-type]
         outbox=Outbox(settings, "test", FRAUD_SCHEMAS, forwarder=False),
-        connect=lambda: lambda keys: [None] * len(keys),
+        connect=lambda: RowReader(lambda keys: [None] * len(keys), waits=False),
     )
     service.missing = dict  # type: ignore[method-assign]
     return build_fraud(service)

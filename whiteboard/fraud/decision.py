@@ -11,7 +11,7 @@ day; the share is logged as the propensity, and training weighs those rows by it
 
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,8 +48,7 @@ class Thresholds:
     decline: float
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """An action and the probability with which it was taken."""
 
     decision: Action

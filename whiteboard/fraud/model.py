@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
+from struct import Struct
 from typing import Any
 
 import lightgbm
@@ -56,6 +57,7 @@ class _FastRow:
         self._booster = booster  # the C side borrows it
         self._config, self._length = ctypes.c_void_p(), ctypes.c_int64()
         self._row, self._out = (ctypes.c_double * columns)(), (ctypes.c_double * outputs)()
+        self._fill = Struct(f"{columns}d").pack_into
         self._lock = threading.Lock()  # the buffers are shared
         arguments = (ctypes.c_int(kind), ctypes.c_int(0), ctypes.c_int(-1), ctypes.c_int(_FLOAT64))
         _safe_call(
@@ -72,7 +74,7 @@ class _FastRow:
 
     def __call__(self, values: Sequence[float]) -> list[float]:
         with self._lock:
-            self._row[:] = list(values)
+            self._fill(self._row, 0, *values)
             if _HELD.LGBM_BoosterPredictForMatSingleRowFast(self._config, self._row, self._length_ref, self._out):
                 raise ModelError(f"LightGBM refused a row: {_LIB.LGBM_GetLastError()!r}")
             return self._out[:]

@@ -79,7 +79,7 @@ class Home:
         return end
 
     def decide(self, rows: pd.DataFrame) -> None:
-        read, model = rows_reader(self.settings), cast(Any, Loaded("1", Model()))
+        read, model = rows_reader(self.settings).read, cast(Any, Loaded("1", Model()))
         with EventProducer(self.settings, "test", SCHEMAS) as producer:
             for row in rows.to_dict("records"):
                 payment = Transaction(

@@ -67,7 +67,7 @@ def test_answers_are_equal_to_those_of_the_slow_path(
     store: FeatureStore, payments: list[dict[str, Any]], model: FraudModel
 ) -> None:
     settings = Settings(home=Path(store.feast.config.registry.path).parents[1])
-    read = rows_reader(settings)
+    read = rows_reader(settings).read
     decided = set()
     for given in payments:
         payment = payment_of(json.dumps(given).encode(), 1e12)
