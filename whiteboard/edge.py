@@ -111,7 +111,7 @@ class Edge:
             self.admission.answered(seconds, under_way)
             self._count(path, status, seconds)
         own = (b"content-type", reply.media_type), (b"content-length", b"%d" % len(reply.body))
-        return reply._replace(headers=(*own, *self._own_headers(trace), *reply.headers))
+        return Reply(reply.body, (*own, *self._own_headers(trace), *reply.headers), status, reply.media_type)
 
     async def _pass_on(self, scope: Scope, headers: Mapping[bytes, bytes], receive: Receive, send: Send) -> None:
         """Has the app answer."""
@@ -198,9 +198,9 @@ _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}
 
 
 def _trace(headers: Mapping[bytes, bytes]) -> str:
-    if given := _GIVEN.fullmatch(headers.get(b"x-request-id", b"")):
+    if b"x-request-id" in headers and (given := _GIVEN.fullmatch(headers[b"x-request-id"])):
         return given[0].decode()
-    if parent := _TRACEPARENT.match(headers.get(b"traceparent", b"")):
+    if b"traceparent" in headers and (parent := _TRACEPARENT.match(headers[b"traceparent"])):
         return parent[1].decode()
     return f"{_RANDOM.getrandbits(128):032x}"
 

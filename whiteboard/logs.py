@@ -19,6 +19,8 @@ from zlib import crc32
 import msgspec
 
 PERSONAL = ("customer_id", "user_id", "unit_id", "entity")  # fields that name a person; also tables' columns
+_PERSONAL = frozenset(PERSONAL)
+_encode = msgspec.json.Encoder(enc_hook=str).encode
 _STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -44,11 +46,10 @@ class JsonFormatter(logging.Formatter):
             "message": message,
             **fields,
         }
-        for name in PERSONAL:
-            if name in line:
-                line[name] = self._pseudonym(str(line[name]))
+        for name in _PERSONAL.intersection(fields):
+            line[name] = self._pseudonym(str(line[name]))
         try:
-            return msgspec.json.encode(line, enc_hook=str).decode()
+            return _encode(line).decode()
         except (ValueError, OverflowError):  # half a surrogate pair, a number beyond 64 bits: whatever came, it is told
             return json.dumps(line, default=str)
 

@@ -13,6 +13,7 @@ pipeline. Any other online store of Feast is asked through the provider.
 import sqlite3
 import struct
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from feast import FeatureStore as Feast
@@ -90,7 +91,7 @@ def _sqlite_reader(feast: Feast, provider: Any, views: dict[str, Any]) -> Read:
     config, store = feast.config, provider.online_store
     versioned = config.registry.enable_online_feature_view_versioning
     heads = {name: key_head(feast, view) for name, view in views.items()}
-    questions = {
+    parts = {
         name: f'(SELECT value FROM "{compute_table_id(config.project, view, versioned)}" '
         f"WHERE entity_key = ? AND feature_name = '{FEATURE}')"
         for name, view in views.items()
@@ -99,11 +100,15 @@ def _sqlite_reader(feast: Feast, provider: Any, views: dict[str, Any]) -> Read:
     connection = sqlite3.connect(store._get_db_path(config), check_same_thread=False)
     connection.execute(f"PRAGMA busy_timeout = {LOCKED_MS}")
 
+    @lru_cache(CHUNK)  # mostly the same few views
+    def question(asked: tuple[str, ...]) -> str:
+        return "SELECT " + ",".join([parts[view] for view in asked])
+
     def read(keys: Sequence[Key]) -> list[bytes | None]:
         if not keys:
             return []
-        question = "SELECT " + ",".join([questions[view] for view, _ in keys])
-        raw = connection.execute(question, [heads[view] + _tail(entity_id) for view, entity_id in keys]).fetchone()
+        asked = question(tuple([view for view, _ in keys]))
+        raw = connection.execute(asked, [heads[view] + _tail(entity_id) for view, entity_id in keys]).fetchone()
         return [None if value is None else _value_of(value).bytes_val for value in raw]
 
     return read

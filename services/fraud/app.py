@@ -18,6 +18,7 @@ import typer
 from fastapi import FastAPI
 
 from services.fraud.schemas import DecisionOut, TransactionIn, payment_of
+from services.fraud.scoring import Hops
 from services.fraud.service import FraudService
 from whiteboard.edge import Reply
 from whiteboard.errors import ModelError
@@ -91,9 +92,9 @@ def build(service: FraudService) -> WebApp:
     async def decide(body: bytes, trace: str) -> Reply:
         """Approve, review or decline a card payment; safe to retry with the same body."""
         answer = await service.decide(payment_of(body, service.settings.max_clock_skew_s), trace)
-        timing = ", ".join(f"{hop};dur={seconds * 1000:.3f}" for hop, seconds in answer.hops.items())
-        header = (b"server-timing", timing.encode()) if timing else (b"idempotent-replayed", b"true")
-        return Reply(answer.body, (header,))
+        if answer.hops is None:
+            return Reply(answer.body, _REPLAYED)
+        return Reply(answer.body, ((b"server-timing", _TIMING % tuple(1000 * s for s in answer.hops)),))
 
     @app.get("/v1/model", tags=["operations"])
     async def model() -> dict[str, str | None]:
@@ -107,6 +108,8 @@ def build(service: FraudService) -> WebApp:
     return app
 
 
+_REPLAYED = ((b"idempotent-replayed", b"true"),)
+_TIMING = b", ".join(b"%s;dur=%%.3f" % hop.encode() for hop in Hops._fields)
 _PROBLEMS = {
     409: "the transaction_id was used for another payment",
     413: "the body is too large",

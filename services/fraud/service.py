@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from services.fraud.schemas import DecisionOut
-from services.fraud.scoring import HOP_SECONDS, Rows, score
+from services.fraud.scoring import HOP_SECONDS, Hops, Rows, score
 from whiteboard.erasures import Erasures
 from whiteboard.errors import DependencyError, FeatureStoreError, LateEventError
 from whiteboard.fraud.events import DECISIONS, SYSTEM, TRANSACTIONS, Decision, Transaction
@@ -52,14 +52,14 @@ _encode = msgspec.json.Encoder().encode
 _told = attrgetter(*ANSWERED)
 LOGGED = ("transaction_id", "decision", "model_version", "degraded", "latency_ms")
 _logged = attrgetter(*LOGGED)
-_HOPS = {hop: HOP_SECONDS.labels(hop) for hop in ("features", "model", "explanation", "produce")}
+_HOP_SECONDS = [HOP_SECONDS.labels(hop) for hop in Hops._fields]
 
 
 class Answer(NamedTuple):
     """The body of a response, and the seconds spent by hop; none for a retry."""
 
     body: bytes
-    hops: dict[str, float]
+    hops: Hops | None
 
 
 class FraudService:
@@ -133,12 +133,12 @@ class FraudService:
         transaction_id = transaction.transaction_id
         if (known := self._answered.get(transaction_id)) is not None:
             _require_same(transaction, known[0])
-            return Answer(known[1], {})
+            return Answer(known[1], None)
         while (running := self._under_way.get(transaction_id)) is not None:
             _require_same(transaction, running[0])
             await asyncio.wait({running[1]})
             if not running[1].cancelled():  # else the first one was given up, and this one takes its place
-                return Answer(running[1].result().body, {})
+                return Answer(running[1].result().body, None)
         outcome: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._under_way[transaction_id] = (transaction, outcome)
         try:
@@ -167,9 +167,9 @@ class FraudService:
         if not self.outbox.put(events, key=transaction.customer_id, trace=trace):
             raise ProblemError(503, NO_ROOM, {"Retry-After": "1"})
         self._answered.put(transaction.transaction_id, (transaction, body))
-        hops["produce"] = time.perf_counter() - handing
-        for hop, seconds in hops.items():
-            _HOPS[hop].observe(seconds)
+        hops = Hops(hops.features, hops.model, hops.explanation, time.perf_counter() - handing)
+        for histogram, seconds in zip(_HOP_SECONDS, hops, strict=True):
+            histogram.observe(seconds)
         if logged(trace, self.settings.trace_log_share):
             tell(log, "decided", trace=trace, **dict(zip(LOGGED, _logged(decision), strict=True)))
         return Answer(body, hops)
