@@ -46,6 +46,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().__init__(**options)
         self._edge, self._admission = edge, edge.admission
         self._shedding = False
+        self._answered_at = 0.0
         self._direct: _Direct | None = None  # whose body is not complete yet
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -60,6 +61,8 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
         super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
@@ -167,8 +170,39 @@ class LimitedProtocol(HttpToolsProtocol):
         if closing:
             self.transport.close()
             return
-        self._unset_keepalive_if_required()
-        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+        self._await_next()
+
+    def on_response_complete(self) -> None:
+        """Goes on with the request that was sent before this one was answered, or waits for the next one."""
+        if self.pipeline:
+            super().on_response_complete()
+            return
+        self.server_state.total_requests += 1
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+            self._await_next()
+
+    def _await_next(self) -> None:
+        """Has the connection closed if no request comes; uvicorn sets a timer a request, this is one that looks."""
+        self._answered_at = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Closes a connection that is idle since the last answer; else comes back when it could be."""
+        self.timeout_keep_alive_task = None
+        left = self._answered_at + self.timeout_keep_alive - self.loop.time()
+        under_way = self._direct is not None or (self.cycle is not None and not self.cycle.response_complete)
+        if under_way or left > 0.001:
+            left = self.timeout_keep_alive if under_way else left
+            self.timeout_keep_alive_task = self.loop.call_later(left, self.timeout_keep_alive_handler)
+        else:
+            super().timeout_keep_alive_handler()
+
+    def _unset_keepalive_if_required(self) -> None:
+        """Leaves the timer: it looks for itself."""
 
     def data_received(self, data: bytes) -> None:
         self._head_bytes += len(data)  # an upper bound: a body may be among it

@@ -65,8 +65,7 @@ class _Lines(logging.StreamHandler[TextIO]):
     def tell(self, message: str, fields: Mapping[str, object]) -> None:
         line = self._json.line(time.time(), "INFO", message, fields)
         with self.lock or nullcontext(), suppress(OSError, ValueError):  # a log that cannot be written stops nobody
-            self.stream.write(line + "\n")
-            self.stream.flush()
+            self.stream.write(line + "\n")  # standard error flushes at the end of a line
 
 
 def tell(log: logging.Logger, message: str, **fields: object) -> None:
@@ -90,7 +89,7 @@ def logged(trace: str, share: float) -> bool:
     >>> logged("4bf92f35", 1.0), logged("4bf92f35", 0.0), logged("", 1.0)
     (True, False, False)
     """
-    return bool(trace) and crc32(trace.encode()) < share * 2**32
+    return bool(trace) and (share >= 1 or crc32(trace.encode()) < share * 2**32)
 
 
 def configure_logging(process: str, pseudonym: Callable[[str], str] | None = None, level: int = logging.INFO) -> None:
