@@ -7,8 +7,8 @@
         customer = recent.get("c-12")    # cached, else none; either way the answer says that it is degraded
 
 All requests that come while a question is under way share the next one: that is the batching which costs no wait.
-A dependency that never waits for anybody, as a file beside us, is asked on the spot: a thread for it costs four times
-as much as the question, and could only wait for the disk that the event loop writes to as well.
+A dependency that waits for nobody, as a file beside us, is asked on the spot by `get_now`: a thread for it would cost
+four times what the question does, and could only wait for the disk that the event loop writes to as well.
 The breaker is Nygard's (Release It!, "Circuit Breaker"), by pybreaker: open after failures in a row, then one probe at
 a time. pybreaker holds its lock for as long as what it calls, so it is told of outcomes instead of making the calls.
 """
@@ -39,7 +39,6 @@ OPEN = Gauge("whiteboard_breaker_open", "1 while a dependency is left alone afte
 class Guard(Generic[K, V]):
     """Asks one dependency for the values of keys, in a thread of its own, each request within `deadline_s`.
 
-    While `waits` is false it is asked on the event loop instead, where nothing but its own word keeps it in time.
     `ask` gets keys, of several requests maybe, and gives their values in the same order. After `failures` in a row the
     dependency is left alone: callers fail at once, and one request every `rest_s` probes whether it is back. A thread
     that hangs is replaced, up to `threads` in all. Everything but `ask` belongs to the event loop.
@@ -61,7 +60,6 @@ class Guard(Generic[K, V]):
         self._most_threads, self._threads, self._busy = threads, 0, 0
         self._lock = threading.Lock()  # of _busy
         self._waiting: queue.SimpleQueue[_Request[K, V] | None] = queue.SimpleQueue()
-        self.waits = True
         self.reason = ""  # why the last call failed; empty after a success
         OPEN.labels(name).set_function(lambda: float(self.open))
 
@@ -77,8 +75,6 @@ class Guard(Generic[K, V]):
         """
         if self.open:
             self._probe()
-        if not self.waits:
-            return self._ask_here(keys)
         loop = asyncio.get_running_loop()
         request: _Request[K, V] = _Request(keys, loop.create_future())
         if not self._threads:
@@ -90,7 +86,10 @@ class Guard(Generic[K, V]):
         finally:
             timer.cancel()
 
-    def _ask_here(self, keys: Sequence[K]) -> Sequence[V]:
+    def get_now(self, *keys: K) -> Sequence[V]:
+        """The values of `keys`, asked by the caller's thread: in time as far as `ask` is. Raises as `get` does."""
+        if self.open:
+            self._probe()
         asked_at = time.perf_counter()
         try:
             values = self._ask(keys)
