@@ -9,7 +9,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
 from types import TracebackType
@@ -62,23 +62,25 @@ class _Lines(logging.StreamHandler[TextIO]):
         self._json = formatter
         self.setFormatter(formatter)
 
-    def tell(self, message: str, fields: Mapping[str, object]) -> None:
-        line = self._json.line(time.time(), "INFO", message, fields)
+    def tell(self, message: str, each: Iterable[Mapping[str, object]]) -> None:
+        lines = [self._json.line(time.time(), "INFO", message, fields) + "\n" for fields in each]
         with self.lock or nullcontext(), suppress(OSError, ValueError):  # a log that cannot be written stops nobody
-            self.stream.write(line + "\n")  # standard error flushes at the end of a line
+            self.stream.write("".join(lines))  # standard error flushes at the end of a line
 
 
-def tell(log: logging.Logger, message: str, **fields: object) -> None:
-    """`log.info(message, extra=fields)` for lines of every request: the record between costs thrice what the line does.
+def tell(log: logging.Logger, message: str, *each: Mapping[str, object]) -> None:
+    """`log.info(message, extra=fields)` for each of these fields, for what is told of every request.
 
-    It is left out where `configure_logging` was called, and nobody has added another handler since.
+    The record between costs thrice what the line does. It is left out where `configure_logging` was called, and nobody
+    has added another handler since.
     """
     match logging.root.handlers:
         case [_Lines() as lines]:
             if log.isEnabledFor(logging.INFO):
-                lines.tell(message, fields)
+                lines.tell(message, each)
         case _:
-            log.info(message, extra=fields)
+            for fields in each:
+                log.info(message, extra=fields)
 
 
 def logged(trace: str, share: float) -> bool:

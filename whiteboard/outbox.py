@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -52,6 +52,14 @@ LIMIT_BYTES = Gauge("whiteboard_outbox_limit_bytes", "what that may grow to; bey
 LOOK_S = 0.25  # between two looks at what the forwarder has done
 RESTART_S = 1.0
 STALLED_S = 5.0  # ten times what an acknowledgement takes on a bad day
+
+
+class Parcel(NamedTuple):
+    """The events of one request, by topic; `key` decides on their partition."""
+
+    events: Mapping[str, Struct]
+    key: str
+    trace: str = ""
 
 
 class Outbox:
@@ -103,31 +111,40 @@ class Outbox:
             self._thread.start()
 
     def put(self, events: Mapping[str, Struct], *, key: str, trace: str = "") -> bool:
-        """Takes events by topic, to be sent in the order of the puts; False, and none is taken, when there is no room.
+        """Takes the events of one request, by topic, as `put_all` does."""
+        return self.put_all([Parcel(events, key, trace)])
+
+    def put_all(self, parcels: Sequence[Parcel]) -> bool:
+        """Takes parcels, to be sent in the order of the puts, in one write; False, and none is taken, without room.
 
         Raises EventError for an event without a schema.
         """
+        letters = [(self._letter(self._letter_of(parcel)), len(parcel.events)) for parcel in parcels]
+        with self._lock:
+            taken = not self._closing.is_set() and self._write(letters)
+        if not taken:
+            for topic in (topic for parcel in parcels for topic in parcel.events):
+                REFUSED.labels(topic).inc()
+        return taken
+
+    def _letter_of(self, parcel: Parcel) -> Letter:
+        events, key, trace = parcel
         try:
             envelopes = [Envelope(topic, self._schemas[type(e)], self._value(e)) for topic, e in events.items()]
         except KeyError as error:
             raise EventError(f"{error} has no schema here; there is {', '.join(self._schemas.values())}") from error
-        letter = self._letter(Letter(key, trace, envelopes))
-        with self._lock:
-            taken = not self._closing.is_set() and self._write(letter, len(envelopes))
-        if not taken:
-            for topic in events:
-                REFUSED.labels(topic).inc()
-        return taken
+        return Letter(key, trace, envelopes)
 
-    def _write(self, letter: bytes, events: int) -> bool:
-        if self._bytes + len(letter) > self._limit:
+    def _write(self, letters: Sequence[tuple[bytes, int]]) -> bool:
+        size = sum([len(letter) for letter, _ in letters])
+        if self._bytes + size > self._limit:
             return self._refuse(f"{self._bytes / 1e6:.0f} MB wait for the event log, WHITEBOARD_SPOOL_MB are allowed")
         try:
-            self._open().append(letter, events)
+            self._open().append(*letters)
         except OSError as error:
             return self._refuse(str(error))
-        self._bytes += len(letter)
-        self._written += len(letter)
+        self._bytes += size
+        self._written += size
         if self._full:
             log.info("spool takes events again")
             self._full = ""

@@ -226,11 +226,18 @@ class Spool:
         self.next = end(self.folder)
         self._begin()
 
-    def append(self, payload: bytes, events: int) -> None:
-        """Writes a letter of so many events. Raises OSError, and leaves nothing behind, if it cannot be written."""
+    def append(self, *letters: tuple[bytes, int]) -> None:
+        """Writes letters, each with the number of its events, at once.
+
+        Raises OSError, and leaves nothing behind, if they cannot be written.
+        """
         if self._size >= self._segment_bytes or self._file < 0:
             self._begin()
-        data = frame(self.next, payload)
+        following, parts = self.next, []
+        for payload, events in letters:
+            parts.append(frame(following, payload))
+            following += events
+        data = b"".join(parts)
         try:
             written = os.write(self._file, data)
             if written < len(data):
@@ -239,7 +246,7 @@ class Spool:
             self._undo()
             raise
         self._size += written
-        self.next += events
+        self.next = following
 
     def roll(self) -> None:
         """Closes a segment that was begun long ago. Raises OSError if there is no room for another."""

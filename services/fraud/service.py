@@ -34,7 +34,7 @@ from whiteboard.fraud.routes import CUSTOMER_VIEW, TERMINAL_VIEW
 from whiteboard.hotswap import HotSwap
 from whiteboard.lake import Lake, connect
 from whiteboard.logs import logged, tell
-from whiteboard.outbox import Outbox
+from whiteboard.outbox import Outbox, Parcel
 from whiteboard.problems import ProblemError
 from whiteboard.resilience import Guard, Recent
 from whiteboard.settings import Settings
@@ -199,38 +199,53 @@ class FraudService:
 
     def _decide(self, batch: "list[_Asked]", rows: Sequence[bytes | None] | None) -> None:
         """Decides by the current `rows`, two for each; by those read last if the store did not answer in time."""
-        for at, asked in enumerate(batch):
-            try:
-                answer = self._decide_one(asked, None if rows is None else rows[2 * at : 2 * at + 2])
-            except Exception as error:
-                if not asked.outcome.cancelled():
-                    asked.outcome.set_exception(error)
-            else:
-                if not asked.outcome.cancelled():
-                    asked.outcome.set_result(answer)
-            finally:
-                del self._under_way[asked.transaction.transaction_id]
-
-    def _decide_one(self, asked: "_Asked", current: Sequence[bytes | None] | None) -> Answer:
-        transaction, trace, started, _ = asked
-        rows = self._rows_of(transaction, current)
-        champion, challenger = self.models.champion, self.models.challenger
         try:
-            decision, hops = score(transaction, rows, champion, challenger, self.settings.exploration, started)
-        except LateEventError as error:
-            raise ProblemError(422, f"event_timestamp: {error}") from error
-        body = _encode(dict(zip(ANSWERED, _told(decision), strict=True)))
+            self._decide_together(batch, rows)
+        except Exception as error:  # a bug, of which all are told
+            for asked in batch:
+                if asked.transaction.transaction_id in self._under_way:
+                    self._settle(asked, error)
+
+    def _decide_together(self, batch: "list[_Asked]", rows: Sequence[bytes | None] | None) -> None:
+        decided, exploration = [], self.settings.exploration
+        for at, asked in enumerate(batch):
+            champion, challenger = self.models.champion, self.models.challenger
+            try:
+                found = self._rows_of(asked.transaction, None if rows is None else rows[2 * at : 2 * at + 2])
+                decided.append((asked, *score(asked.transaction, found, champion, challenger, exploration, asked.at)))
+            except LateEventError as error:
+                self._settle(asked, ProblemError(422, f"event_timestamp: {error}"))
+            except Exception as error:  # a bug that another payment may not meet
+                self._settle(asked, error)
+        if not decided:
+            return
         handing = time.perf_counter()
-        events = {TRANSACTIONS: transaction, DECISIONS: decision}
-        if not self.outbox.put(events, key=transaction.customer_id, trace=trace):
-            raise ProblemError(503, NO_ROOM, {"Retry-After": "1"})
-        self._answered.put(transaction.transaction_id, (transaction, body))
-        hops = Hops(hops.features, hops.model, hops.explanation, time.perf_counter() - handing)
-        for histogram, seconds in zip(_HOP_SECONDS, hops, strict=True):
-            histogram.observe(seconds)
-        if logged(trace, self.settings.trace_log_share):
-            tell(log, "decided", trace=trace, **dict(zip(LOGGED, _logged(decision), strict=True)))
-        return Answer(body, hops)
+        parcels = [Parcel({TRANSACTIONS: a.transaction, DECISIONS: d}, a.transaction.customer_id, a.trace)
+                   for a, d, _ in decided]  # fmt: skip
+        if not self.outbox.put_all(parcels):
+            for asked, _, _ in decided:
+                self._settle(asked, ProblemError(503, NO_ROOM, {"Retry-After": "1"}))
+            return
+        produce = (time.perf_counter() - handing) / len(decided)
+        for asked, decision, (features, model, explanation, _) in decided:
+            body = _encode(dict(zip(ANSWERED, _told(decision), strict=True)))
+            self._answered.put(decision.transaction_id, (asked.transaction, body))
+            hops = Hops(features, model, explanation, produce)
+            for histogram, seconds in zip(_HOP_SECONDS, hops, strict=True):
+                histogram.observe(seconds)
+            self._settle(asked, Answer(body, hops))
+        share = self.settings.trace_log_share
+        lines = [(a.trace, *_logged(d)) for a, d, _ in decided if logged(a.trace, share)]
+        tell(log, "decided", *(dict(zip(("trace", *LOGGED), line, strict=True)) for line in lines))
+
+    def _settle(self, asked: "_Asked", outcome: Answer | Exception) -> None:
+        del self._under_way[asked.transaction.transaction_id]
+        if asked.outcome.cancelled():  # its client is gone
+            return
+        if isinstance(outcome, Exception):
+            asked.outcome.set_exception(outcome)
+        else:
+            asked.outcome.set_result(outcome)
 
     def _rows_of(self, transaction: Transaction, current: Sequence[bytes | None] | None) -> Rows:
         """The current rows; those read last if there are none; none if they were never read."""

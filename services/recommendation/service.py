@@ -338,7 +338,7 @@ class RecommendationService:
         if logged(impression.request_id, self.settings.trace_log_share):
             about = ("request_id", "user_id", "model_version", "arm", "degraded", "latency_ms")
             extra = {name: getattr(impression, name) for name in about}
-            tell(log, "recommended", trace=impression.request_id, **extra)
+            tell(log, "recommended", {"trace": impression.request_id, **extra})
         told = ("request_id", "user_id", "model_version", "experiment", "arm", "degraded", "latency_ms")
         return msgspec.json.encode({"items": items} | {name: getattr(impression, name) for name in told})
 

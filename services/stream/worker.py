@@ -196,11 +196,15 @@ class StreamWorker:
         """Measures and logs that these entities' events are in the online store now."""
         now_s = time.time()
         freshness = FRESHNESS_SECONDS.labels(view)
-        for entity, record in live:
+        for _, record in live:
             freshness.observe(now_s - record.created_us / 1e6)
-            if logged(record.trace, self._settings.trace_log_share):
-                at = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
-                tell(log, "pushed", trace=record.trace, **at, view=view, entity=entity)
+        lines = (
+            {"trace": r.trace, "topic": r.topic, "partition": r.partition, "offset": r.offset}
+            | {"view": view, "entity": entity}
+            for entity, r in live
+            if logged(r.trace, self._settings.trace_log_share)
+        )
+        tell(log, "pushed", *lines)
 
     def _source(self, record: Record) -> tuple[str, int, int, int]:
         """Where the event was first written: a re-keyed record says so in its headers."""

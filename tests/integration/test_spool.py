@@ -258,7 +258,7 @@ def test_a_spool_whose_replica_is_gone_for_good_is_emptied_by_another_one(home: 
     assert second._spool is not None
     for _ in range(50):
         events = [Envelope(topic, "fraud.decision.v1", msgspec.json.encode(Note(home.numbers))) for topic in TOPICS]
-        second._spool.append(msgspec.msgpack.encode(Letter(f"c-{home.numbers % KEYS}", "", events)), len(TOPICS))
+        second._spool.append((msgspec.msgpack.encode(Letter(f"c-{home.numbers % KEYS}", "", events)), len(TOPICS)))
         home.numbers += 1
     for outbox in (second, first):
         outbox.close()

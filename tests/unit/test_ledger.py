@@ -33,7 +33,7 @@ def spool(tmp_path: Path) -> Iterator[Spool]:
     """Twelve events, two in each segment."""
     spool = Spool(tmp_path / "spool", "toy", [TOPIC], segment_bytes=100)
     for number in range(12):
-        spool.append(msgspec.msgpack.encode(Letter("c-1", "", [Envelope(TOPIC, "toy.v1", b"%040d" % number)])), 1)
+        spool.append((msgspec.msgpack.encode(Letter("c-1", "", [Envelope(TOPIC, "toy.v1", b"%040d" % number)])), 1))
     assert len(segments(spool.folder)) == 6
     yield spool
     spool.close()

@@ -38,7 +38,7 @@ def letter(number: int) -> Letter:
 
 
 def append(spool: Spool, number: int) -> None:
-    spool.append(msgspec.msgpack.encode(letter(number)), len(TOPICS))
+    spool.append((msgspec.msgpack.encode(letter(number)), len(TOPICS)))
 
 
 def taken(reader: Reader) -> list[tuple[int, Letter]]:
