@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from whiteboard.events import ERASED
-from whiteboard.windows import EntityFold, Row
+from whiteboard.windows import FORMAT, EntityFold, Row
 
 if TYPE_CHECKING:
     from whiteboard.featurestore import FeatureStore, StateView
@@ -96,18 +96,20 @@ class EntityRows:
 
 
 def rebuild_if_log_is_new(routes: Routes, lake: "Lake", store: "FeatureStore", log_ids: Mapping[str, str]) -> bool:
-    """Makes every row anew from the lake if its view was folded from another log than the present one.
+    """Makes every row anew from the lake if its view was folded from another log than the present one, or in another
+    format.
 
     Offsets mean nothing across a log that was lost (the embedded broker forgets on restart, a topic can be deleted):
     what the lake holds is then all there is. Returns whether rows were rebuilt. Workers that start together take turns.
     """
     with _one_at_a_time(lake.root / f"_{routes.system}.lock"):
-        stale = [r for r in routes.folded if _marker(store.states(r.view)) != _sources(routes, r, log_ids)]
+        stale = [r for r in routes.folded if _marker(store.states(r.view)) != _mark(_sources(routes, r, log_ids))]
         for route in stale:
             sources = _sources(routes, route, log_ids)
             epochs = {topic: lake.epoch(topic, log_id) for topic, log_id in sources.items()}
             _rebuild(routes, route, epochs, lake, store.states(route.view))
-            store.states(route.view).push([(_MARKER, msgspec.json.encode(sources), 1 + sum(epochs.values()))])
+            rank = route.fold.rank(Row()) + 1 + sum(epochs.values())
+            store.states(route.view).push([(_MARKER, msgspec.json.encode(_mark(sources)), rank)])
     return bool(stale)
 
 
@@ -118,6 +120,10 @@ def _sources(routes: Routes, route: Route, log_ids: Mapping[str, str]) -> dict[s
 def source_topics(routes: Routes, route: Route) -> list[str]:
     """Where the events of a route were first written: of a re-keyed topic, the topics that it is made from."""
     return [t for t, (rekeyed, _) in routes.rekeyed.items() if rekeyed == route.topic] or [route.topic]
+
+
+def _mark(sources: Mapping[str, str]) -> dict[str, str]:
+    return {"format": str(FORMAT), **sources}
 
 
 def _marker(view: "StateView") -> dict[str, str] | None:

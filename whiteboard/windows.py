@@ -30,12 +30,14 @@ SECOND = 1_000_000  # all times and spans are integers in microseconds
 MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE
 DAY = 24 * HOUR
+FORMAT = 2  # of rows as they are stored: 2 has tiles in columns; those of another one are made anew from the lake
 LATENESS = DAY  # a request or an event may be this much older than the entity's newest event
 
 Function = Literal["count", "sum", "mean", "std", "min", "max"]
 Partial = tuple[Literal["count", "sum", "squares", "min", "max"], str]
 Watermark = dict[str, tuple[int, dict[int, int]]]  # source topic → (epoch of the log, {partition: last offset})
 
+_PER_FORMAT = 10**15  # beyond what epochs and offsets add up to; 32 years as the store's timestamp
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LARGEST = 2**63 - 1  # msgpack's integers end here: a sum of squares saturates instead of stopping the stream
 PARTIALS: dict[Function, tuple[str, ...]] = {
@@ -239,8 +241,11 @@ class EntityFold:
 
     @staticmethod
     def rank(row: Row) -> int:
-        """A number that rises with every event folded in: the row's store timestamp, so the newer row wins a race."""
-        rank = 0
+        """A number that rises with every event folded in: the row's store timestamp, so the newer row wins a race.
+
+        One of a newer format wins against all of older ones.
+        """
+        rank = FORMAT * _PER_FORMAT
         for epoch, offsets in row.watermark.values():
             rank += epoch * 10**12 + len(offsets) + sum(offsets.values())
         return rank

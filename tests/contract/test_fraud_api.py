@@ -61,12 +61,14 @@ class Store:
     rows: dict[str, bytes] = field(default_factory=dict)
     error: Exception | None = None
     delay_s: float = 0.0
+    asked: list[int] = field(default_factory=list)  # how many rows each question was for
     answers: threading.Event = field(default_factory=threading.Event)  # while it is clear, reads hang
 
     def __post_init__(self) -> None:
         self.answers.set()
 
     def read(self, keys: Sequence[tuple[str, str]]) -> list[bytes | None]:
+        self.asked.append(len(keys))
         self.answers.wait()
         time.sleep(self.delay_s)
         if self.error is not None:
@@ -99,10 +101,15 @@ class Models:
 class Api:
     """The app with its stand-ins, called without a network."""
 
-    def __init__(self, home: Path, deadline_ms: float = 20_000) -> None:  # not met by chance on a busy machine
+    def __init__(
+        self,
+        home: Path,
+        deadline_ms: float = 20_000,  # not met by chance on a busy machine
+        waits: bool = True,
+    ) -> None:
         settings = Settings(home=home, exploration=0.0, deadline_ms=deadline_ms)
         self.model, self.store, self.log = Model(), Store(), Log(settings.spool_dir)
-        self.store_ready = True
+        self.store_ready, self.waits = True, waits
         self.models = Models(Loaded("3", self.model))
         outbox = Outbox(settings, "test", SCHEMAS, forwarder=False)
         self.service = FraudService(settings, models=self.models, outbox=outbox, connect=self._connect)  # type: ignore[arg-type]
@@ -111,7 +118,7 @@ class Api:
     def _connect(self) -> Any:
         if not self.store_ready:
             raise FeatureStoreError("no registry; run `whiteboard apply`")
-        return RowReader(self.store.read, waits=True)
+        return RowReader(self.store.read, self.waits)
 
     def call(self, *requests: tuple[str, str, Any], headers: dict[str, str] | None = None) -> list[httpx.Response]:
         """The answers to requests that are all under way at the same time."""
@@ -152,9 +159,9 @@ def row(count: int = 3, at: datetime = AT - timedelta(hours=2)) -> bytes:
     return CUSTOMER_FOLD.encode(state)
 
 
-@pytest.fixture
-def api(tmp_path: Path) -> Iterator[Api]:
-    api = Api(tmp_path)
+@pytest.fixture(params=[True, False], ids=["store with a thread", "store on the spot"])
+def api(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Api]:
+    api = Api(tmp_path, waits=request.param)
     api.service.start()
     yield api
     api.service.close()
@@ -362,6 +369,34 @@ def test_the_same_payment_many_times_at_once_is_decided_once(api: Api, wait_unti
     assert len({answer.content for answer in answers[:20]}) == 1
     api.decide(transaction_id="t-2")
     wait_until(lambda: len(api.log.events) == 4)
+
+
+def test_payments_that_come_together_are_decided_together_each_as_if_alone(api: Api, wait_until: WaitUntil) -> None:
+    """More than are worked on in one go, among them some that are refused; the events in the order of the answers."""
+    sent = [payment(transaction_id=f"t-{n}", customer_id=f"c-{n % 7}", amount=float(n)) for n in range(20)]
+    api.store.rows = {f"c-{n}": row(n) for n in range(7)}
+    too_old = row(at=AT + timedelta(days=3))
+    api.store.rows |= {"c-3": too_old, "c-4": b"no row"}
+    answers = api.call(*(("POST", "/v1/decisions", body) for body in sent))
+    assert [answer.status_code for answer in answers] == [422 if n % 7 == 3 else 200 for n in range(20)]
+    assert len(api.store.asked) < len(sent), "questions were shared"
+    decided = [e for _, e, _, _ in api.log.events if isinstance(e, Decision)]
+    assert [d.transaction_id for d in decided] == [f"t-{n}" for n in range(20) if n % 7 != 3]
+    for decision in decided:
+        number = int(decision.transaction_id[2:])
+        counted_rows = 0.0 if number % 7 == 4 else float(number % 7)
+        assert (decision.amount, decision.features["customer_count_1d"]) == (float(number), counted_rows)
+        assert decision.degraded == (number % 7 == 4)
+
+
+def test_a_bug_on_the_way_of_many_is_told_to_each_and_holds_nobody_up(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = [("POST", "/v1/decisions", payment(transaction_id=f"t-{n}")) for n in range(3)]
+    with monkeypatch.context() as broken:
+        broken.setattr(api.service.outbox, "put_all", lambda _: 1 / 0)
+        assert [answer.status_code for answer in api.call(*sent)] == [500] * 3
+    assert [answer.status_code for answer in api.call(*sent)] == [200] * 3
 
 
 def test_the_same_instant_in_another_zone_is_the_same_payment(api: Api) -> None:

@@ -53,6 +53,28 @@ raise ModuleNotFoundError("gone")
     assert "gone" in found["exception"]
 
 
+def test_what_is_told_past_the_loggers_is_the_line_that_they_would_write() -> None:
+    program = """
+import logging
+from whiteboard.logs import configure_logging, tell
+
+configure_logging("fraud", lambda name: "p-" + name[::-1])
+log, fields = logging.getLogger("fraud"), {"trace": "4bf9", "customer_id": "c-12", "degraded": False}
+log.info("decided", extra=fields)
+tell(log, "decided", fields, fields | {"trace": "4bfa"})
+tell(logging.getLogger("a library"), "decided", fields)
+logging.getLogger().addHandler(logging.NullHandler())
+tell(log, "decided", fields)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert all(line.pop("at") for line in lines)
+    first, *others = lines
+    assert first | {"trace": "4bfa"} == others[1]
+    assert others == [first, others[1], first]
+    assert first["customer_id"] == "p-21-c"
+
+
 def test_what_is_no_utf8_and_what_is_beyond_64_bits_is_told_too() -> None:
     record = logging.makeLogRecord({"msg": "refused", "transaction_id": "a\ud800", "amount": 2**70})
     found = json.loads(JsonFormatter("fraud").format(record))

@@ -11,7 +11,7 @@ from prometheus_client import REGISTRY
 
 from tests.spooled import spooled
 from whiteboard.errors import EventError
-from whiteboard.outbox import STALLED_S, Outbox
+from whiteboard.outbox import STALLED_S, Outbox, Parcel
 from whiteboard.settings import Settings
 from whiteboard.spool import CHECKPOINT, Checkpoint, replace
 
@@ -96,6 +96,21 @@ def test_a_full_spool_refuses_all_events_of_a_request_until_some_are_acknowledge
     assert desk.put(number)
     assert not desk.problem()
     assert len(desk.events()) == 2 * number + 2
+
+
+def test_parcels_put_together_keep_their_order_and_are_all_taken_or_none(desk: Desk) -> None:
+    def parcels(*numbers: int) -> list[Parcel]:
+        return [Parcel({T: Payment(n), D: Decision(n)}, f"c-{n}", f"{n:04d}") for n in numbers]
+
+    assert desk.outbox.put_all(parcels(3, 1, 2)) and desk.put(4)
+    assert [(e.number, key, trace) for _, e, key, trace in desk.events()][::2] == [
+        (3, "c-3", "0003"), (1, "c-1", "0001"), (2, "c-2", "0002"), (4, "c-4", "4bf9"),
+    ]  # fmt: skip
+    assert metric("whiteboard_outbox_waiting") == 8
+    before, refused = len(desk.events()), metric("whiteboard_outbox_refused_total", topic=D)
+    assert not desk.outbox.put_all(parcels(*range(20_000)))
+    assert len(desk.events()) == before
+    assert metric("whiteboard_outbox_refused_total", topic=D) == refused + 20_000
 
 
 def test_a_disk_that_is_full_is_a_refusal_and_a_later_try_may_succeed(

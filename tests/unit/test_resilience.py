@@ -127,6 +127,20 @@ def test_requests_that_come_while_a_question_is_under_way_share_the_next_one(sto
     run(scenario)
 
 
+def test_who_waits_for_nobody_is_asked_on_the_spot_and_left_alone_and_found_again_too(store: Store) -> None:
+    guard: Guard[str, str] = Guard("store", store.read, deadline_s=IN_TIME_S, failures=3, rest_s=60)
+    assert guard.get_now("c-1", "m-1") == ["row of c-1", "row of m-1"]
+    store.error = OSError("disk gone")
+    for _ in range(10):
+        with pytest.raises(DependencyError, match="disk gone"):
+            guard.get_now("c-1")
+    assert store.calls == 1 + 3
+    assert guard.open and "disk gone" in guard.reason
+    store.error, guard._probe_at = None, 0.0
+    assert guard.get_now("c-2") == ["row of c-2"]
+    assert not guard.open and not guard.reason
+
+
 def test_what_fails_side_by_side_of_one_cause_counts_as_one_failure(store: Store) -> None:
     async def scenario() -> None:
         guard: Guard[str, str] = Guard("store", store.read, deadline_s=DEADLINE_S, failures=2, rest_s=60)

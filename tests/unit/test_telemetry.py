@@ -1,8 +1,8 @@
 """The version behind an alias: one series at a time, whatever it was before."""
 
-from prometheus_client import REGISTRY
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram, generate_latest
 
-from whiteboard.telemetry import VersionGauge
+from whiteboard.telemetry import LoopCounter, LoopHistogram, VersionGauge
 
 
 def versions(alias: str) -> list[str]:
@@ -19,3 +19,20 @@ def test_a_new_version_takes_the_place_of_the_former_one_and_none_is_a_value_too
         gauge.set("toy", "challenger", "13")
         assert REGISTRY.get_sample_value("toy_model_version", labels) == number
         assert (versions("champion"), versions("challenger")) == ([version or "none"], ["13"])
+
+
+def test_what_one_thread_counts_is_exported_as_the_library_does() -> None:
+    texts = []
+    for counter, histogram in ((Counter, Histogram), (LoopCounter, LoopHistogram)):
+        registry = CollectorRegistry()
+        seconds = histogram("toy_seconds", "a toy's", ["hop"], buckets=(0.1, 1, 5), registry=registry)
+        toys = counter("toys", "toys", ["kind"], registry=registry)
+        plain = counter("plain", "without labels", registry=registry)
+        for value in (0.0, 0.1, 0.100001, 1, 4.9, 5, 5.1, 1e9):
+            seconds.labels("model").observe(value)
+            toys.labels("bear").inc()
+            plain.inc(value)
+        text = generate_latest(registry).decode()
+        texts.append([line for line in text.splitlines() if "_created" not in line])
+    assert texts[0] == texts[1]
+    assert 'toy_seconds_bucket{hop="model",le="1.0"} 4.0' in texts[0]

@@ -35,6 +35,7 @@ from whiteboard.hotswap import Loaded
 from whiteboard.lake import Lake, connect
 from whiteboard.settings import Settings
 from whiteboard.streams import rebuild_if_log_is_new
+from whiteboard.windows import Row
 
 PERSON = "customer-who-wants-to-be-forgotten"
 THEIRS = "payment-of-that-customer"
@@ -234,6 +235,20 @@ def test_rows_that_are_rebuilt_from_the_lake_count_what_is_nobodys(home: Home) -
     assert rebuild_if_log_is_new(ROUTES, Lake(settings.lake_dir), store, new)
     assert home.terminals() == before
     assert store.states("fraud_customer").read(["~erased~"]) == [None]
+
+
+def test_rows_in_another_format_are_made_anew_once(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after an upgrade: the log is the same one, and what stands in the store is newer than what the lake holds."""
+    store, lake = FeatureStore(home.settings), Lake(home.settings.lake_dir)
+    ids, before = dict.fromkeys(ROUTES.topics, "a log"), home.terminals()
+    assert rebuild_if_log_is_new(ROUTES, lake, store, ids)
+    store.states(TERMINAL_VIEW).push([(next(iter(before)), b"in the old format", TERMINAL_FOLD.rank(Row()) + 10**14)])
+    assert not rebuild_if_log_is_new(ROUTES, lake, store, ids)
+    for module in ("windows", "streams"):
+        monkeypatch.setattr(f"whiteboard.{module}.FORMAT", 3)
+    assert rebuild_if_log_is_new(ROUTES, lake, store, ids)
+    assert home.terminals() == before
+    assert not rebuild_if_log_is_new(ROUTES, lake, store, ids)
 
 
 def test_an_id_that_is_a_number_spares_the_numbers_around_it(tmp_path: Path) -> None:
