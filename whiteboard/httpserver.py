@@ -194,7 +194,8 @@ class LimitedProtocol(HttpToolsProtocol):
         """Closes a connection that is idle since the last answer; else comes back when it could be."""
         self.timeout_keep_alive_task = None
         left = self._answered_at + self.timeout_keep_alive - self.loop.time()
-        under_way = self._direct is not None or (self.cycle is not None and not self.cycle.response_complete)
+        # a head that is not complete, or a request that is not answered
+        under_way = self._head_bytes > 0 or (self.cycle is not None and not self.cycle.response_complete)
         if under_way or left > 0.001:
             left = self.timeout_keep_alive if under_way else left
             self.timeout_keep_alive_task = self.loop.call_later(left, self.timeout_keep_alive_handler)

@@ -6,7 +6,9 @@
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import uvicorn
@@ -235,6 +237,27 @@ def test_a_direct_get_has_its_query_and_what_is_wrong_is_a_problem(port: int) ->
     bug = answers(port, DIRECT + b"Content-Length: 13\r\n\r\n" + 13 * b"x", b"}")
     assert bug.startswith(b"HTTP/1.1 500") and b"bad luck" not in bug
     assert answers(port, b"GET /direct HTTP/1.1\r\nHost: x\r\n\r\n", b"}").startswith(b"HTTP/1.1 405")
+
+
+@both
+def test_a_connection_is_closed_when_it_is_idle_and_not_while_it_is_used(
+    port: int, head: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Used for longer than it may be idle, in requests and in one that takes its time."""
+    init = httpserver.LimitedProtocol.__init__
+
+    def patient(self: Any, **given: Any) -> None:
+        init(self, **given)
+        self.timeout_keep_alive = 0.5
+
+    monkeypatch.setattr(httpserver.LimitedProtocol, "__init__", patient)
+    with connect(port) as connection:
+        for pieces in ((head + b"Content-Length: 3\r\n\r\na", b"bc"), (head, b"Content-Length: 3\r\n\r\nabc")):
+            connection.sendall(pieces[0])
+            time.sleep(0.7)  # within a body, within a head
+            connection.sendall(pieces[1])
+            assert connection.recv(65_536).endswith(b"3")
+        assert connection.recv(65_536) == b"", "closed by the server, without a word"
 
 
 def test_who_goes_away_half_way_through_a_body_harms_nobody(port: int) -> None:
