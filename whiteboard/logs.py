@@ -102,7 +102,7 @@ def configure_logging(process: str, pseudonym: Callable[[str], str] | None = Non
     What the process dies of is its last line. Python's warnings, of libraries to libraries, are left out.
     """
     logging.basicConfig(level=logging.WARNING, handlers=[_Lines(JsonFormatter(process, pseudonym))], force=True)
-    for name in ("stream", "fraud", "monitor", "traffic", "console", "whiteboard"):
+    for name in ("stream", "fraud", "recommendation", "monitor", "traffic", "whiteboard"):
         logging.getLogger(name).setLevel(level)
     _leave_out_what_no_line_tells()
     logging.captureWarnings(True)

@@ -2,8 +2,10 @@
 
 import json
 import logging
+import re
 import subprocess
 import sys
+from pathlib import Path
 from uuid import UUID
 
 from whiteboard.logs import JsonFormatter, logged
@@ -51,6 +53,17 @@ raise ModuleNotFoundError("gone")
     found = json.loads(line)
     assert (found["process"], found["message"], done.returncode) == ("monitor", "died", 1)
     assert "gone" in found["exception"]
+
+
+def test_every_logger_of_ours_is_heard() -> None:
+    root = Path(__file__).parents[2]
+    sources = "".join(p.read_text() for folder in ("whiteboard", "services") for p in (root / folder).rglob("*.py"))
+    names = sorted(set(re.findall(r'^log = logging.getLogger\("(\w+)"\)', sources, re.MULTILINE)) - {"librdkafka"})
+    assert {"fraud", "recommendation"} <= set(names)
+    told = "; ".join(f"logging.getLogger({name!r}).info('here')" for name in names)
+    program = f"import logging; from whiteboard.logs import configure_logging; configure_logging('x'); {told}"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert len(done.stderr.splitlines()) == len(names), done.stderr
 
 
 def test_what_is_told_past_the_loggers_is_the_line_that_they_would_write() -> None:
