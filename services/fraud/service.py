@@ -207,35 +207,43 @@ class FraudService:
                     self._settle(asked, error)
 
     def _decide_together(self, batch: "list[_Asked]", rows: Sequence[bytes | None] | None) -> None:
-        decided, exploration = [], self.settings.exploration
+        decided: list[tuple[_Asked, Decision, Hops, bytes]] = []
+        champion, challenger = self.models.champion, self.models.challenger
         for at, asked in enumerate(batch):
-            champion, challenger = self.models.champion, self.models.challenger
+            payment = asked.transaction
             try:
-                found = self._rows_of(asked.transaction, None if rows is None else rows[2 * at : 2 * at + 2])
-                decided.append((asked, *score(asked.transaction, found, champion, challenger, exploration, asked.at)))
+                known = self._rows_of(payment, None if rows is None else rows[2 * at : 2 * at + 2])
+                decision, hops = score(payment, known, champion, challenger, self.settings.exploration, asked.at)
+                body = _encode(dict(zip(ANSWERED, _told(decision), strict=True)))
             except LateEventError as error:
                 self._settle(asked, ProblemError(422, f"event_timestamp: {error}"))
             except Exception as error:  # a bug that another payment may not meet
                 self._settle(asked, error)
-        if not decided:
-            return
+            else:
+                decided.append((asked, decision, hops, body))
+        if decided:
+            self._hand_over(decided)
+
+    def _hand_over(self, decided: "list[tuple[_Asked, Decision, Hops, bytes]]") -> None:
+        """Leaves the events in the outbox, then answers; what finds no room there was never asked about."""
         handing = time.perf_counter()
-        parcels = [Parcel({TRANSACTIONS: a.transaction, DECISIONS: d}, a.transaction.customer_id, a.trace)
-                   for a, d, _ in decided]  # fmt: skip
+        parcels = [
+            Parcel({TRANSACTIONS: asked.transaction, DECISIONS: decision}, decision.customer_id, asked.trace)
+            for asked, decision, _, _ in decided
+        ]
         if not self.outbox.put_all(parcels):
-            for asked, _, _ in decided:
+            for asked, _, _, _ in decided:
                 self._settle(asked, ProblemError(503, NO_ROOM, {"Retry-After": "1"}))
             return
         produce = (time.perf_counter() - handing) / len(decided)
-        for asked, decision, (features, model, explanation, _) in decided:
-            body = _encode(dict(zip(ANSWERED, _told(decision), strict=True)))
+        for asked, decision, (features, model, explanation, _), body in decided:
             self._answered.put(decision.transaction_id, (asked.transaction, body))
             hops = Hops(features, model, explanation, produce)
             for histogram, seconds in zip(_HOP_SECONDS, hops, strict=True):
                 histogram.observe(seconds)
             self._settle(asked, Answer(body, hops))
         share = self.settings.trace_log_share
-        lines = [(a.trace, *_logged(d)) for a, d, _ in decided if logged(a.trace, share)]
+        lines = [(asked.trace, *_logged(d)) for asked, d, _, _ in decided if logged(asked.trace, share)]
         tell(log, "decided", *(dict(zip(("trace", *LOGGED), line, strict=True)) for line in lines))
 
     def _settle(self, asked: "_Asked", outcome: Answer | Exception) -> None:
