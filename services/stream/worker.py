@@ -195,15 +195,12 @@ class StreamWorker:
     def _tell(self, view: str, live: list[tuple[str, Record]]) -> None:
         """Measures and logs that these entities' events are in the online store now."""
         now_s = time.time()
-        freshness = FRESHNESS_SECONDS.labels(view)
-        for _, record in live:
+        freshness, lines = FRESHNESS_SECONDS.labels(view), []
+        for entity, record in live:
             freshness.observe(now_s - record.created_us / 1e6)
-        lines = (
-            {"trace": r.trace, "topic": r.topic, "partition": r.partition, "offset": r.offset}
-            | {"view": view, "entity": entity}
-            for entity, r in live
-            if logged(r.trace, self._settings.trace_log_share)
-        )
+            if logged(record.trace, self._settings.trace_log_share):
+                at = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
+                lines.append({"trace": record.trace, **at, "view": view, "entity": entity})
         tell(log, "pushed", *lines)
 
     def _source(self, record: Record) -> tuple[str, int, int, int]:
