@@ -19,7 +19,6 @@ from zlib import crc32
 import msgspec
 
 PERSONAL = ("customer_id", "user_id", "unit_id", "entity")  # fields that name a person; also tables' columns
-_PERSONAL = frozenset(PERSONAL)
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 _STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -46,8 +45,9 @@ class JsonFormatter(logging.Formatter):
             "message": message,
             **fields,
         }
-        for name in _PERSONAL.intersection(fields):
-            line[name] = self._pseudonym(str(line[name]))
+        for name in PERSONAL:
+            if name in fields:
+                line[name] = self._pseudonym(str(fields[name]))
         try:
             return _encode(line).decode()
         except (ValueError, OverflowError):  # half a surrogate pair, a number beyond 64 bits: whatever came, it is told
