@@ -33,7 +33,7 @@ class LoopCounter(Counter):
 
 
 class LoopHistogram(Histogram):
-    """A histogram that one thread alone observes with, as LoopCounter counts; a request has eight observations."""
+    """A histogram that one thread alone observes with, as LoopCounter counts; a decision has seven observations."""
 
     def observe(self, amount: float, exemplar: dict[str, str] | None = None) -> None:
         """Observes `amount`, which is a number."""
