@@ -4,8 +4,9 @@
 
 A world's cards and terminals are in the feature store, a model of 300 trees decides, another one shadows it, and both
 events of every payment go to the spool and from there to the broker. The load generator shares the machine's cores with
-all of that; the service's own CPU time for a decision says what a core of its own would do. A bare FastAPI endpoint with
-the same body in and out (bench/peers/bare.py) takes turns with it, half a second each; the last column is the ratio.
+all of that; the service's own CPU time for a decision says what a core of its own would do. A bare FastAPI endpoint
+with the same body in and out (bench/peers/bare.py) takes turns with it, half a second each; the last column is the
+ratio.
 """
 
 import asyncio
